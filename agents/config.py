@@ -1,0 +1,124 @@
+"""What one training run is: the frozen dataclasses that the command line is made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from robovision.devices import Device, Precision
+from robovision.encoders.names import ENCODERS
+from robovision.envs.registry import EnvOptions, check_task
+from robovision.errors import UsageError, unknown
+
+
+@dataclass(frozen=True)
+class EncoderOptions:
+    """The network that looks at the image."""
+
+    name: str = "vit-tiny"
+    """vit-tiny, vit-small, vit-base or vit-large, with patches of 16 pixels."""
+    weights: Path | None = None
+    """A safetensors file with pretrained weights under timm's or MAE's names; without it, random ones."""
+    adapter: Literal["coin", "none"] = "coin"
+    """coin: the convolution injector (Hwang et al., 2024); none: the plain ViT."""
+    train: Literal["full", "adapter", "frozen"] = "full"
+    """Which of its weights are trained: all, only the adapter's, or none."""
+
+    readout: Literal["spatial", "cls"] = "spatial"
+    """What the policy reads: spatial, 16 numbers from each token, so that places survive; cls, the class
+    token, as in the CortexBench protocol, which needs a pretrained encoder."""
+
+    def __post_init__(self) -> None:
+        if self.name not in ENCODERS:
+            raise unknown("encoder", self.name, ENCODERS)
+        if self.train == "adapter" and self.adapter == "none":
+            raise UsageError("nothing to train: encoder.train is 'adapter' but encoder.adapter is 'none'")
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How the policy is fitted to the demonstrations."""
+
+    epochs: int = 10
+    """Passes over the demonstrations' frames."""
+    batch: int = 32
+    """Frames whose actions are predicted in one step."""
+    clip: int = 1
+    """Consecutive frames that are drawn together, so that neighbouring histories share the encoder's work.
+    Worth it only with a history; single frames teach more."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW, reached after a twentieth of the steps, then falling as a cosine to 0."""
+    weight_decay: float = 1e-4
+    """Weight decay of AdamW, on matrices only."""
+    gradient_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    shift: int = 4
+    """Images are shifted at random by up to this many pixels."""
+    checkpoint_every: int = 200
+    """Steps between two checkpoints."""
+    precision: Precision = "auto"
+    """auto: bfloat16 where the processor multiplies it natively, else float32."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "clip", "lr", "gradient_norm", "checkpoint_every"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"optimisation.{name} must be positive, got {getattr(self, name)}")
+        for name in ("weight_decay", "shift"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"optimisation.{name} must not be negative, got {getattr(self, name)}")
+        if self.batch % self.clip:
+            raise UsageError(f"optimisation.batch ({self.batch}) must be a multiple of clip ({self.clip})")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How the policy is judged."""
+
+    episodes: int = 25
+    """Episodes of an evaluation, each with a fresh goal."""
+    times: int = 2
+    """Evaluations during the training, evenly spaced; the last is of the final weights."""
+    video: bool = True
+    """Write a video of the final evaluation."""
+
+    def __post_init__(self) -> None:
+        if self.episodes < 1 or self.times < 1:
+            raise UsageError(f"evaluation needs episodes and times >= 1, got {self.episodes} and {self.times}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Behaviour cloning of one task from pixels."""
+
+    task: str = "metaworld/drawer-open"
+    """Family and name of the task."""
+    demos: int = 25
+    """Demonstrations to learn from."""
+    seed: int = 0
+    """Chooses goals, initial weights and the order of the data."""
+    noise: float = 0.1
+    """Disturbance of the demonstrations; see `robovision demos --help`."""
+    history: int = 1
+    """How many images the policy sees at once; 3 in the CortexBench protocol."""
+    env: EnvOptions = EnvOptions(size=64, preset="fastest", horizon=200)
+    encoder: EncoderOptions = EncoderOptions()
+    optimisation: Optimisation = Optimisation()
+    evaluation: Evaluation = Evaluation()
+    device: Device = "auto"
+    """Where to train; auto: on a GPU if there is one."""
+    threads: int = 0
+    """Threads that train on the CPU; 0: as many as there are cores. On the CPU they decide the last bits."""
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores. They don't change the result."""
+
+    def __post_init__(self) -> None:
+        check_task(self.task)
+        if self.demos < 1:
+            raise UsageError(f"there must be at least 1 demonstration, got {self.demos}")
+        if self.threads < 0 or self.workers < 0:
+            raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
+        if self.history < 1:
+            raise UsageError(f"history must be at least 1 image, got {self.history}")
+        if self.env.size % 16:
+            raise UsageError(f"env.size must be a multiple of the patch, 16 pixels, got {self.env.size}")

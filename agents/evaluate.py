@@ -1,0 +1,212 @@
+"""Plays episodes with a trained policy, several side by side in each of several processes.
+
+An episode's goal depends on the seed and its number alone, and the episodes that share a batch are always the
+same ones: the number of workers does not change the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from robovision import weights
+from robovision.agents.config import TrainConfig
+from robovision.agents.policy import History, Policy, make_policy
+from robovision.envs.registry import make
+from robovision.envs.workers import WorkerPool
+from robovision.errors import UsageError
+from robovision.files import write_csv, write_json
+from robovision.run import Run
+from robovision.seeding import derive
+from robovision.types import Metric
+
+GROUP = 4
+"""Episodes that are played side by side in one process, so that the policy sees a batch."""
+FILMED = 25
+"""At most so many episodes are filmed."""
+FILM_EVERY = 2
+"""One of so many steps is filmed."""
+
+Film = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How one episode went.
+
+    Convention:
+        success: at the last step, as the field's protocol asks.
+        success_any: at any step.
+        first_success: the step of the first success, counted from 1, or None.
+        total_reward: the undiscounted sum.
+    """
+
+    episode: int
+    seed: int
+    success: bool
+    success_any: bool
+    first_success: int | None
+    total_reward: float
+    steps: int
+
+
+@dataclass(frozen=True)
+class Judged:
+    """An evaluation: the outcome of each episode, the films of some, and how many workers were lost."""
+
+    step: int
+    outcomes: list[Outcome]
+    films: list[Film]
+    lost: int
+
+    def metrics(self) -> list[Metric]:
+        """Success at the last step and at any step, with Wilson intervals, and the mean return."""
+        count = len(self.outcomes)
+        rewards = [o.total_reward for o in self.outcomes]
+        return [
+            Metric.proportion("success", sum(o.success for o in self.outcomes), count),
+            Metric.proportion("success_any_step", sum(o.success_any for o in self.outcomes), count),
+            Metric("return", float(np.mean(rewards)), "reward", count=count),
+        ]
+
+
+def evaluate(
+    run: Run,
+    config: TrainConfig,
+    step: int,
+    *,
+    film: bool,
+    workers: int,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Judged:
+    """Play the config's evaluation episodes with the checkpoint of a step.
+
+    Args:
+        run: the run folder that holds the checkpoint.
+        config: of the run; another `evaluation.episodes` or `env` than the training's is allowed.
+        step: of the checkpoint.
+        film: also film the first episodes.
+        workers: number of processes.
+        progress: called with the number of episodes played so far.
+
+    Raises:
+        UsageError: if the checkpoint is missing or damaged.
+    """
+    model = run.at(step).path / "model.safetensors"
+    numbers = list(range(config.evaluation.episodes))
+    groups = [tuple(numbers[k : k + GROUP]) for k in range(0, len(numbers), GROUP)]
+    build = functools.partial(_Player, config, model, film)
+    outcomes: dict[int, tuple[Outcome, Film | None]] = {}
+    lost = 0
+    with WorkerPool[tuple[int, ...], list[tuple[Outcome, Film | None]]](
+        build, min(workers, len(groups)), timeout=900
+    ) as pool:
+        for done in pool.map(groups):
+            lost += done.lost
+            outcomes |= {outcome.episode: (outcome, frames) for outcome, frames in done.result}
+            progress(len(outcomes))
+    played = [outcomes[number] for number in numbers]
+    films = [frames for _, frames in played if frames is not None]
+    return Judged(step, [outcome for outcome, _ in played], films, lost)
+
+
+def record_path(run: Run, step: int) -> Path:
+    """Where the run keeps the evaluation of a step."""
+    return run.path / "evaluations" / f"step-{step:06d}.json"
+
+
+def write_record(run: Run, judged: Judged) -> None:
+    """Write an evaluation's outcomes into the run folder."""
+    path = record_path(run, judged.step)
+    path.parent.mkdir(exist_ok=True)
+    outcomes = [dataclasses.asdict(outcome) for outcome in judged.outcomes]
+    write_json(path, {"step": judged.step, "lost_workers": judged.lost, "episodes": outcomes})
+
+
+def write_episodes(path: Path, judged: Judged) -> None:
+    """Write the outcome of each episode as CSV."""
+    rows = [dataclasses.asdict(outcome) for outcome in judged.outcomes]
+    write_csv(path, list(rows[0]), rows)
+
+
+def read_record(path: Path) -> Judged:
+    """An evaluation that was written before, without its films.
+
+    Raises:
+        UsageError: if the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text())
+        outcomes = [Outcome(**entry) for entry in content["episodes"]]
+        return Judged(content["step"], outcomes, [], content["lost_workers"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{path} is damaged ({error!r}): delete it and evaluate again") from error
+
+
+def load_policy(config: TrainConfig, model: Path, proprioception: int, actions: int) -> Policy:
+    """The policy whose weights a checkpoint holds, ready to act on the CPU."""
+    policy = make_policy(config, proprioception, actions)
+    weights.assign(policy, weights.load(model), str(model))
+    return policy.eval()
+
+
+class _Player:
+    """A worker's job: plays groups of episodes."""
+
+    def __init__(self, config: TrainConfig, model: Path, film: bool) -> None:
+        torch.set_num_threads(1)
+        self._config = config
+        self._film = film
+        self._envs = [make(config.task, config.env) for _ in range(min(GROUP, config.evaluation.episodes))]
+        observation, _ = self._envs[0].reset(seed=0)
+        sizes = len(observation["proprioception"]), len(self._envs[0].action_space.sample())
+        self._policy = load_policy(config, model, *sizes)
+
+    def __call__(self, numbers: tuple[int, ...]) -> list[tuple[Outcome, Film | None]]:
+        envs = self._envs[: len(numbers)]
+        seeds = [derive(self._config.seed, "evaluation", number) for number in numbers]
+        observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
+        history = History(self._policy.history)
+        filmed = [number for number in numbers if self._film and number < FILMED]
+        rewards, success, films = [], [], []
+        for step in range(self._config.env.horizon):
+            actions = self._act(observations, history)
+            moves = [env.step(action) for env, action in zip(envs, actions, strict=True)]
+            observations = [move[0] for move in moves]
+            rewards.append([move[1] for move in moves])
+            success.append([move[4]["success"] for move in moves])
+            if step % FILM_EVERY == 0:
+                films.append([env.render() for env in envs[: len(filmed)]])
+        outcomes = [
+            _outcome(number, seed, np.array(success)[:, k], np.array(rewards)[:, k])
+            for k, (number, seed) in enumerate(zip(numbers, seeds, strict=True))
+        ]
+        frames = [np.stack([row[k] for row in films]) if k < len(filmed) else None for k in range(len(numbers))]
+        return list(zip(outcomes, frames, strict=True))
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    @torch.inference_mode()
+    def _act(self, observations: list[dict[str, NDArray[Any]]], history: History) -> NDArray[np.float32]:
+        images = torch.from_numpy(np.stack([o["pixels"] for o in observations]))
+        proprioception = torch.from_numpy(np.stack([o["proprioception"] for o in observations]))
+        actions = self._policy.act(history.push(self._policy.embed(images)), proprioception)
+        clipped: NDArray[np.float32] = actions.clamp(-1, 1).numpy()
+        return clipped
+
+
+def _outcome(number: int, seed: int, success: NDArray[np.bool_], rewards: NDArray[np.float64]) -> Outcome:
+    steps = np.flatnonzero(success)
+    first = int(steps[0]) + 1 if len(steps) else None
+    return Outcome(number, seed, bool(success[-1]), first is not None, first, float(rewards.sum()), len(success))

@@ -1,0 +1,266 @@
+"""Behaviour cloning: demonstrations, training, evaluation, one run folder.
+
+Everything random depends on the seed and the step alone, so a run that was killed goes on as if nothing had
+happened: on the CPU its final weights are the same, bit by bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from robovision import weights
+from robovision.agents.clips import Clips, histories
+from robovision.agents.config import TrainConfig
+from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
+from robovision.agents.plots import learning_curve
+from robovision.agents.policy import Policy, make_policy
+from robovision.agents.video import write_mosaic
+from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision, reuse_memory
+from robovision.envs.demos import DemoOptions, collect, load
+from robovision.errors import UsageError
+from robovision.files import write_csv
+from robovision.progress import move
+from robovision.run import Run
+from robovision.types import Metric
+
+WARM_UP = 0.05
+"""Share of the steps over which the learning rate rises."""
+CURVE_EVERY = 10
+"""One of so many steps is a row of the learning curve."""
+CHECKPOINTS_HELD = 6
+"""Checkpoints' worth of space that is asked for before the training: those kept, and one being written."""
+
+
+def resolve(config: TrainConfig) -> TrainConfig:
+    """The config with every `auto` and 0 replaced by what it means on this machine."""
+    device = resolve_device(config.device)
+    precision = resolve_precision(config.optimisation.precision, device)
+    return dataclasses.replace(
+        config,
+        device=device,
+        threads=config.threads or cpu_count(),
+        workers=config.workers or cpu_count(),
+        optimisation=dataclasses.replace(config.optimisation, precision=precision),
+    )
+
+
+def disk_space(config: TrainConfig) -> int:
+    """Bytes that a run will need at most: demonstrations uncompressed, checkpoints, and 50 MB for the rest."""
+    frames = config.demos * config.env.horizon * 3 * config.env.size**2
+    parameters = sum(p.numel() for p in make_policy(config, 64, 64).parameters())
+    checkpoints = CHECKPOINTS_HELD + config.evaluation.times
+    return frames + checkpoints * 3 * 4 * parameters + 50_000_000
+
+
+class Training:
+    """One training in one run folder, from wherever the folder stands to the end."""
+
+    def __init__(self, run: Run, config: TrainConfig) -> None:
+        self.run = run
+        self.config = config
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        self.judged: dict[int, Judged] = {}
+        self._seconds = 0.0
+
+    def execute(self) -> list[Metric]:
+        """Collect, train and evaluate whatever is still missing; returns the final metrics.
+
+        Raises:
+            UsageError: if the loss is no longer finite, or something can't be written or read.
+            KeyboardInterrupt: after writing a checkpoint.
+        """
+        reuse_memory()
+        make_deterministic(self.config.seed, self.config.threads)
+        self._collect()
+        self._prepare()
+        self._restore()
+        started = time.monotonic()
+        try:
+            self._fit()
+        except KeyboardInterrupt:
+            self._save()
+            raise
+        self._seconds += time.monotonic() - started
+        return self._conclude()
+
+    def _collect(self) -> None:
+        config = self.config
+        options = DemoOptions(config.task, config.demos, config.seed, config.noise, config.env)
+        with tqdm(total=config.demos, desc="demonstrations", unit="episode") as bar:
+            lost = collect(options, self.run.path / "demos", config.workers, lambda done: move(bar, done))
+        if lost:
+            tqdm.write(f"{lost} simulator workers were lost and replaced")
+
+    def _prepare(self) -> None:
+        config = self.config
+        episodes = load(self.run.path / "demos", config.demos)
+        self.clips = Clips(episodes, config.history, config.optimisation.clip, config.optimisation.shift, config.seed)
+        sizes = episodes[0].proprioception.shape[1], episodes[0].actions.shape[1]
+        policy = make_policy(config, *sizes)
+        if config.encoder.weights is not None:
+            load_pretrained(policy, config.encoder.weights)
+        policy.fit_actions(self.clips.actions)
+        self.policy: Policy = policy.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = make_optimizer(self.policy, config.optimisation.weight_decay)
+        self.steps = max(1, config.optimisation.epochs * len(self.clips) // config.optimisation.batch)
+        times = config.evaluation.times
+        self.milestones = sorted({max(1, self.steps * k // times) for k in range(1, times + 1)})
+
+    def _restore(self) -> None:
+        checkpoint = self.run.latest()
+        if checkpoint is not None:
+            self.step = checkpoint.step
+            self.curve = checkpoint.state["curve"]
+            self._seconds = checkpoint.state["seconds"]
+            weights.assign(self.policy, checkpoint.tensors("model"), str(checkpoint.path))
+            load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
+        for milestone in self.milestones:
+            if milestone <= self.step:
+                self._judge(milestone)
+
+    def _fit(self) -> None:
+        every = self.config.optimisation.checkpoint_every
+        with tqdm(total=self.steps, initial=self.step, desc="training", unit="step") as bar:
+            while self.step < self.steps:
+                loss, rate = self._train_step()
+                self.step += 1
+                if self.step % CURVE_EVERY == 0 or self.step == self.steps:
+                    self.curve.append({"step": self.step, "loss": loss.item(), "lr": rate})
+                    bar.set_postfix(loss=f"{loss.item():.3f}")
+                bar.update()
+                if self.step % every == 0 or self.step in self.milestones:
+                    self._save()
+                if self.step in self.milestones:
+                    self._judge(self.step)
+                    bar.unpause()
+
+    def _train_step(self) -> tuple[Tensor, float]:
+        """One step of AdamW on the loss of one batch: draw, embed, act, compare, descend."""
+        config = self.config.optimisation
+        rate = learning_rate(self.step, self.steps, config.lr)
+        batch = self.clips.batch(self.step, config.batch // config.clip)
+        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        self.policy.train()
+        half = config.precision == "bfloat16"
+        with torch.autocast(self.config.device, torch.bfloat16, enabled=half):
+            embedded = self.policy.embed(images.to(self.config.device))
+        embedded = embedded.float().view(*batch.images.shape[:2], -1)
+        predicted = self.policy.act(
+            histories(embedded, batch.valid.to(self.config.device)), batch.proprioception.to(self.config.device)
+        )
+        loss = self.policy.loss(predicted, batch.actions.to(self.config.device))
+        if not loss.isfinite():
+            raise UsageError(
+                f"the loss is {loss.item()} at step {self.step}; the last checkpoint is intact. "
+                f"Try a lower --optimisation.lr than {config.lr:g}, or --optimisation.precision float32"
+            )
+        self.optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        return loss.detach(), rate
+
+    def _save(self) -> None:
+        tensors = {"model": self.policy.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
+        state = {"curve": self.curve, "seconds": self._seconds}
+        self.run.save(self.step, state, tensors, keep=self.step in self.milestones)
+        write_curve(self.run.path / "curve.csv", self.curve, self.judged)
+
+    def _judge(self, step: int) -> None:
+        """Evaluate the checkpoint of a step, unless that was done before."""
+        path = record_path(self.run, step)
+        film = self.config.evaluation.video and step == self.steps
+        if path.exists() and (not film or self._video.exists()):
+            self.judged[step] = read_record(path)
+            return
+        with tqdm(total=self.config.evaluation.episodes, desc=f"evaluation at step {step}", unit="episode") as bar:
+            judged = evaluate(
+                self.run, self.config, step, film=film, workers=self.config.workers, progress=lambda n: move(bar, n)
+            )
+        if film:
+            write_mosaic(self._video, judged.films, judged.outcomes)
+        write_record(self.run, judged)
+        self.judged[step] = judged
+        tqdm.write(f"success at step {step} of {self.steps}: {judged.metrics()[0]}")
+
+    def _conclude(self) -> list[Metric]:
+        final = self.judged[self.steps]
+        best = max(self.judged.values(), key=lambda j: (j.metrics()[0].value, j.step))
+        metrics = [
+            *final.metrics(),
+            dataclasses.replace(best.metrics()[0], name="success_best"),
+            Metric("training_time", round(self._seconds, 1), "s"),
+        ]
+        write_curve(self.run.path / "curve.csv", self.curve, self.judged)
+        write_episodes(self.run.path / "episodes.csv", final)
+        learning_curve(self.run.path / "curve.png", self.curve, self.judged, self.config)
+        lost = sum(judged.lost for judged in self.judged.values())
+        self.run.write_results(metrics, {"steps": self.steps, "best_step": best.step, "lost_workers": lost})
+        return metrics
+
+    @property
+    def _video(self) -> Path:
+        return self.run.path / "evaluation.mp4"
+
+
+def learning_rate(step: int, steps: int, peak: float) -> float:
+    """Linear warm-up over a twentieth of the steps, times a cosine from 1 to 0."""
+    rise = min(1.0, (step + 1) / (WARM_UP * steps))
+    return peak * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over what is to be trained; weight decay on matrices only."""
+    trained = [p for p in policy.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors: `number.name`."""
+    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
+    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    """The reverse of `optimizer_tensors`."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        number, name = key.split(".", 1)
+        state.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def load_pretrained(policy: Policy, path: Path) -> None:
+    """Fill the policy's ViT from a file; an adapter keeps its initial weights.
+
+    Raises:
+        UsageError: naming every missing, unexpected and misshapen tensor.
+    """
+    own = policy.encoder.state_dict()
+    adapter = {name: value for name, value in own.items() if name.startswith("injector.")}
+    weights.assign(policy.encoder, {**weights.load(path), **adapter}, str(path))
+
+
+def write_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, Judged]) -> None:
+    """The learning curve as CSV: step, loss, learning rate, and success where it was evaluated."""
+    success = {step: record.metrics()[0].value for step, record in judged.items()}
+    rows = {int(row["step"]): row for row in curve}
+    for step in success:
+        rows.setdefault(step, {"step": step})
+    lines = [{**rows[step], "success": success.get(step, "")} for step in sorted(rows)]
+    write_csv(path, ["step", "loss", "lr", "success"], lines)

@@ -1,0 +1,13 @@
+"""Simulators behind one registry: `robovision.envs.make("metaworld/drawer-open")`.
+
+Importing this needs neither a simulator nor OpenGL; making an environment does.
+"""
+
+from __future__ import annotations
+
+if __name__ == "envs":
+    raise ImportError("import this package as `robovision.envs`, not as `envs`")
+
+from robovision.envs.registry import EnvOptions, list_tasks, make
+
+__all__ = ["EnvOptions", "list_tasks", "make"]

@@ -1,0 +1,193 @@
+"""Runs independent pieces of simulation on several processes, and survives those that crash or hang.
+
+OpenGL contexts can be neither pickled nor forked: workers are spawned, and build what they need themselves.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import TracebackType
+from typing import Any, Generic, Protocol, TypeVar
+
+from robovision.errors import UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+ItemIn = TypeVar("ItemIn", contravariant=True)
+ResultOut = TypeVar("ResultOut", covariant=True)
+
+ATTEMPTS = 3
+
+
+class Job(Protocol[ItemIn, ResultOut]):
+    """What runs inside a worker: called with item after item, then closed."""
+
+    def __call__(self, item: ItemIn, /) -> ResultOut: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Done(Generic[Result]):
+    """A finished item's place in the sequence, its result, and how many workers were lost on the way to it."""
+
+    index: int
+    result: Result
+    lost: int
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    index: int | None = None
+    deadline: float = float("inf")
+
+
+class WorkerPool(Generic[Item, Result]):
+    """Processes that each build one job and apply it to item after item.
+
+    A worker that dies, or takes more than `timeout` seconds over an item, is replaced and the item tried
+    again, three times in all. An exception inside a job is raised here instead.
+
+    Args:
+        build: picklable; called once in each worker, returns the job.
+        workers: number of processes.
+        timeout: seconds that building the job and one item may take.
+    """
+
+    def __init__(self, build: Callable[[], Job[Item, Result]], workers: int, timeout: float = 300.0) -> None:
+        self._build = build
+        self._timeout = timeout
+        self._workers = [self._spawn() for _ in range(workers)]
+
+    def __enter__(self) -> WorkerPool[Item, Result]:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.pipe.close()  # an idle worker sees this and ends
+            if worker.index is not None:
+                worker.process.kill()
+        for worker in self._workers:
+            worker.process.join(timeout=10)
+            worker.process.kill()
+
+    def map(self, items: Sequence[Item]) -> Iterator[Done[Result]]:
+        """The results in the order in which they come.
+
+        Raises:
+            UsageError: if an item lost three workers, naming it and how the last one ended.
+        """
+        waiting = deque(range(len(items)))
+        lost = [0] * len(items)
+        left = len(items)
+        while left:
+            for worker in self._workers:
+                if worker.index is None and waiting:
+                    self._give(worker, waiting.popleft(), items)
+            for worker in self._finished():
+                index = worker.index
+                assert index is not None
+                try:
+                    result = self._receive(worker)
+                except _LostWorkerError as error:
+                    lost[index] += 1
+                    if lost[index] == ATTEMPTS:
+                        raise UsageError(f"{items[index]} lost {ATTEMPTS} workers; the last {error}") from None
+                    self._workers[self._workers.index(worker)] = self._spawn()
+                    waiting.appendleft(index)
+                else:
+                    left -= 1
+                    yield Done(index, result, lost[index])
+
+    def _spawn(self) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self._build), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _give(self, worker: _Worker, index: int, items: Sequence[Item]) -> None:
+        worker.index = index
+        worker.deadline = time.monotonic() + self._timeout
+        try:
+            worker.pipe.send(items[index])
+        except BrokenPipeError:
+            worker.deadline = 0.0  # it died while idle: found out as lost in the next round
+
+    def _finished(self) -> list[_Worker]:
+        """Busy workers that have answered, died or overrun; waits until there is one."""
+        busy = [worker for worker in self._workers if worker.index is not None]
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        ready = wait([worker.pipe for worker in busy], patience)
+        now = time.monotonic()
+        return [worker for worker in busy if worker.pipe in ready or worker.deadline <= now]
+
+    def _receive(self, worker: _Worker) -> Result:
+        value: Any = None
+        try:
+            answered = worker.pipe.poll()
+            if answered:
+                value = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join(timeout=10)
+            raise _LostWorkerError(f"died with exit code {worker.process.exitcode}") from None
+        if not answered:
+            worker.process.kill()
+            worker.process.join()
+            raise _LostWorkerError(f"gave no answer within {self._timeout:g} s and was killed")
+        worker.index = None
+        worker.deadline = float("inf")
+        if isinstance(value, _Raised):
+            value.error.add_note(f"in a worker process:\n{value.trace}")
+            raise value.error
+        return value  # type: ignore[no-any-return]
+
+
+class _LostWorkerError(Exception):
+    """A worker is gone, and its item with it."""
+
+
+@dataclass(frozen=True)
+class _Raised:
+    """An exception inside a job, on its way to the parent."""
+
+    error: Exception
+    trace: str
+
+
+def _serve(pipe: Connection, build: Callable[[], Job[Any, Any]]) -> None:
+    """The worker's life: build the job, answer items until the parent closes the pipe or is gone."""
+    try:
+        job = build()
+    except Exception as error:
+        pipe.send(_raised(error))
+        return
+    try:
+        while True:
+            item = pipe.recv()
+            try:
+                answer = job(item)
+            except Exception as error:
+                answer = _raised(error)
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass
+    finally:
+        job.close()
+
+
+def _raised(error: Exception) -> _Raised:
+    trace = traceback.format_exc()
+    return _Raised(error if isinstance(error, UsageError) else RuntimeError(repr(error)), trace)

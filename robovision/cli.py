@@ -1,0 +1,274 @@
+"""The command `robovision`: one frozen dataclass a job, and what is done with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+import robovision
+from robovision.agents.config import TrainConfig
+from robovision.envs.demos import DemoOptions
+from robovision.envs.registry import list_tasks
+from robovision.errors import UsageError, unknown
+from robovision.run import Run, differences
+
+HELP = """usage: robovision COMMAND [OPTIONS]
+
+robovision: robotics perception by symmetry.
+
+commands:
+  train      train a control policy from pixels
+  evaluate   play episodes with a trained policy
+  demos      record demonstrations, list the tasks
+  doctor     say what works on this machine
+
+`robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
+
+example, a few minutes on two cores:
+  robovision train"""
+
+TRAIN = """Train a control policy from pixels by behaviour cloning.
+
+With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them and
+evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
+episodes.csv and evaluation.mp4.
+
+examples:
+  robovision train
+  robovision train --task metaworld/hammer --seed 1 --out runs/hammer
+  robovision train --resume runs/hammer"""
+
+EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.
+
+examples:
+  robovision evaluate runs/hammer
+  robovision evaluate runs/hammer --checkpoint best --episodes 100 --seed 7 --horizon 500"""
+
+DEMOS = """Record demonstrations of a task by its scripted expert, one .npz file an episode.
+
+examples:
+  robovision demos --list
+  robovision demos --task metaworld/hammer --episodes 50 --out demos/hammer"""
+
+DOCTOR = """Say what works on this machine, and for each problem how to mend it.
+
+The exit code is 1 if `robovision train` would not run.
+
+example:
+  robovision doctor"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """The options of `robovision train`."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+    out: Path | None = None
+    """The run folder; by default a new one under runs/."""
+    resume: Path | None = None
+    """Continue the run in this folder; the other options must not differ from the run's."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The options of `robovision evaluate`."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    checkpoint: str = "final"
+    """final, best (of the evaluated ones), or the number of a step."""
+    episodes: int = 25
+    """How many episodes, each with its own goal."""
+    seed: int = 1000
+    """Chooses the goals; the evaluations while training use the run's own seed."""
+    horizon: int | None = None
+    """Steps an episode; by default as in training."""
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores."""
+    out: Path | None = None
+    """Folder for results, CSV and video; by default a new one inside the run folder."""
+
+
+@dataclass(frozen=True)
+class Demos:
+    """The options of `robovision demos`."""
+
+    options: Annotated[DemoOptions, tyro.conf.arg(name="")] = DemoOptions()
+    list: bool = False
+    """Print the tasks and stop."""
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores."""
+    out: Path | None = None
+    """The folder; by default demos/ and the task's name. One that was interrupted goes on."""
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """The options of `robovision doctor`."""
+
+
+COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Doctor], str]] = {
+    "train": (Train, TRAIN),
+    "evaluate": (Evaluate, EVALUATE),
+    "demos": (Demos, DEMOS),
+    "doctor": (Doctor, DOCTOR),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0 done, 1 the doctor found a problem, 2 wrong usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _dispatch(list(arguments))
+    except UsageError as error:
+        print(f"robovision: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nrobovision: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0
+    if arguments[0] == "--version":
+        print(robovision.__version__)
+        return 0
+    name, rest = arguments[0], arguments[1:]
+    if name not in COMMANDS:
+        raise unknown("command", name, COMMANDS)
+    kind, text = COMMANDS[name]
+    default = _resumed(rest) if kind is Train else tyro.MISSING_NONPROP
+    options: Any = tyro.cli(kind, prog=f"robovision {name}", description=text, args=rest, default=default)
+    match options:
+        case Train():
+            return _train(options)
+        case Evaluate():
+            return _evaluate(options)
+        case Demos():
+            return _demos(options)
+        case _:
+            from robovision.doctor import examine
+
+            return examine()
+
+
+def _resumed(arguments: Sequence[str]) -> Train:
+    """The defaults of `train`: with --resume, those of the run."""
+    for k, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag == "--resume":
+            path = value or next(iter(arguments[k + 1 : k + 2]), "")
+            return Train(config=Run.open(Path(path)).config(TrainConfig), resume=Path(path))
+    return Train()
+
+
+def _train(options: Train) -> int:
+    from robovision.agents.train import Training, disk_space, resolve
+
+    began = time.monotonic()
+    if options.resume is None:
+        config = resolve(options.config)
+        path = options.out or _new_folder(Path("runs"), config.task, config.seed)
+        run = Run.create(path, "train", config, disk_space(config))
+    else:
+        run = Run.open(options.resume)
+        config = run.config(TrainConfig)
+        changed = differences(config, options.config)
+        if changed or options.out is not None:
+            changed += ["--out: a resumed run stays in its folder"] if options.out else []
+            raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+    run.lock()
+    print(_plan(config, run.path))
+    try:
+        metrics = Training(run, config).execute()
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with: robovision train --resume {run.path}", file=sys.stderr)
+        return 130
+    print(_summary(run.path, {m.name: str(m) for m in metrics}, time.monotonic() - began))
+    return 0
+
+
+def _new_folder(parent: Path, task: str, seed: int) -> Path:
+    return parent / f"{task.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _plan(config: TrainConfig, path: Path) -> str:
+    encoder = config.encoder
+    adapter = " + CoIn" if encoder.adapter == "coin" else ""
+    start = (
+        f"pretrained weights of {encoder.weights}"
+        if encoder.weights
+        else "random weights (robovision's own pretrained encoder is not shipped yet)"
+    )
+    return (
+        f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"
+        f"policy    {encoder.name}{adapter} at {config.env.size} px from {start}\n"
+        f"computes  {config.device}, {config.optimisation.precision}, {config.threads} threads\n"
+        f"run       {path}"
+    )
+
+
+def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
+    return (
+        f"\nsuccess on fresh goals   {metrics['success']} at the last step (best checkpoint "
+        f"{metrics['success_best']}; at any step {metrics['success_any_step']})\n"
+        f"time                     {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
+        f"watch      {path / 'evaluation.mp4'}\n"
+        f"curve      {path / 'curve.png'}\n"
+        f"numbers    {path / 'results.json'}, {path / 'episodes.csv'}\n"
+        f"weights    {path / 'checkpoints'}\n\n"
+        f"try next\n"
+        f"  robovision evaluate {path} --episodes 100 --seed 7\n"
+        f"  robovision train --task metaworld/button-press-topdown\n"
+        f"  robovision demos --list"
+    )
+
+
+def _evaluate(options: Evaluate) -> int:
+    from robovision.agents.report import evaluate_run
+
+    run = Run.open(options.run)
+    out = options.out or options.run / "evaluations" / f"{options.checkpoint}-seed{options.seed}"
+    config = run.config(TrainConfig)
+    config = dataclasses.replace(
+        config,
+        seed=options.seed,
+        workers=options.workers or config.workers,
+        env=dataclasses.replace(config.env, horizon=options.horizon or config.env.horizon),
+        evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
+    )
+    metrics = evaluate_run(run, config, options.checkpoint, out)
+    for metric in metrics:
+        print(f"{metric.name:<18} {metric}")
+    print(f"\nwatch      {out / 'evaluation.mp4'}\nnumbers    {out / 'results.json'}, {out / 'episodes.csv'}")
+    return 0
+
+
+def _demos(options: Demos) -> int:
+    from tqdm import tqdm
+
+    from robovision.devices import cpu_count
+    from robovision.envs.demos import collect, summarise
+    from robovision.progress import move
+
+    if options.list:
+        print("\n".join(list_tasks()))
+        return 0
+    path = options.out or Path("demos") / options.options.task.replace("/", "-")
+    with tqdm(total=options.options.episodes, desc="demonstrations", unit="episode") as bar:
+        lost = collect(options.options, path, options.workers or cpu_count(), lambda done: move(bar, done))
+    print(f"{summarise(path, options.options.episodes)}\nin {path}; {lost} simulator workers lost")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Image encoders: vision transformers, CoIn, and the contract that they all fulfil."""

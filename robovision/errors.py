@@ -1,0 +1,22 @@
+"""Errors that a user can mend: the message names what came and what to do; the command line shows only that."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UsageError(Exception):
+    """Something outside the program is wrong, and the message says what and how to mend it."""
+
+
+def unknown(kind: str, name: str, valid: Iterable[str]) -> UsageError:
+    """An error for a name that does not exist, with the nearest ones that do.
+
+    >>> str(unknown("task", "metaworld/draw-open", ["metaworld/drawer-open", "metaworld/hammer"]))
+    "unknown task 'metaworld/draw-open'; nearest: metaworld/drawer-open"
+    """
+    names = sorted(valid)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    advice = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
+    return UsageError(f"unknown {kind} {name!r}; {advice}")
