@@ -34,10 +34,12 @@ def write_mosaic(path: Path, films: Sequence[Film], outcomes: Sequence[Outcome])
         UsageError: if the file can't be written.
     """
     length = max(len(film) for film in films)
+    rows, columns = layout(len(films))
+    height, width = rows * films[0].shape[1], columns * films[0].shape[2]
     times = [*range(length), *[length - 1] * STILL]
     partial = path.with_name(f".{path.name}.partial.mp4")
     try:
-        _encode(partial, (mosaic(films, outcomes, time, time == length - 1) for time in times))
+        _encode(partial, (mosaic(films, outcomes, time, time == length - 1) for time in times), height, width)
         partial.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -47,8 +49,7 @@ def write_mosaic(path: Path, films: Sequence[Film], outcomes: Sequence[Outcome])
 
 def mosaic(films: Sequence[Film], outcomes: Sequence[Outcome], time: int, over: bool) -> Film:
     """One picture of all films at a time, in rows and columns."""
-    columns = math.ceil(math.sqrt(len(films)))
-    rows = math.ceil(len(films) / columns)
+    rows, columns = layout(len(films))
     height, width = films[0].shape[1:3]
     canvas = np.full((rows * height, columns * width, 3), 255, np.uint8)
     for k, (film, outcome) in enumerate(zip(films, outcomes, strict=False)):
@@ -56,6 +57,12 @@ def mosaic(films: Sequence[Film], outcomes: Sequence[Outcome], time: int, over: 
         image = film[min(time, len(film) - 1)]
         canvas[y : y + height, x : x + width] = _frame(image, _colour(outcome, time, over))
     return canvas
+
+
+def layout(count: int) -> tuple[int, int]:
+    """Rows and columns of a mosaic of so many films."""
+    columns = math.ceil(math.sqrt(count))
+    return math.ceil(count / columns), columns
 
 
 def _colour(outcome: Outcome, time: int, over: bool) -> tuple[int, int, int]:
@@ -74,17 +81,15 @@ def _frame(image: Film, colour: tuple[int, int, int]) -> Film:
     return framed
 
 
-def _encode(path: Path, frames: Iterator[Film]) -> None:
+def _encode(path: Path, frames: Iterator[Film], height: int, width: int) -> None:
     import av
 
     try:
         with av.open(str(path), "w") as container:
             stream = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryfast"})
-            stream.pix_fmt = "yuv420p"
+            stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
             for frame in frames:
-                even = np.ascontiguousarray(frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2])
-                stream.height, stream.width = even.shape[:2]
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
     except av.error.FFmpegError as error:
         raise UsageError(f"can't write the video {path}: {error}") from error

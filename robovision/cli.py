@@ -186,10 +186,10 @@ def _train(options: Train) -> int:
         if changed or options.out is not None:
             changed += ["--out: a resumed run stays in its folder"] if options.out else []
             raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
-    run.lock()
     print(_plan(config, run.path))
     try:
-        metrics = Training(run, config).execute()
+        with run.lock():
+            metrics = Training(run, config).execute()
     except KeyboardInterrupt:
         print(f"\nstopped; continue with: robovision train --resume {run.path}", file=sys.stderr)
         return 130

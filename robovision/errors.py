@@ -13,10 +13,10 @@ class UsageError(Exception):
 def unknown(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     """An error for a name that does not exist, with the nearest ones that do.
 
-    >>> str(unknown("task", "metaworld/draw-open", ["metaworld/drawer-open", "metaworld/hammer"]))
+    >>> str(unknown("task", "metaworld/draw-open", ["metaworld/drawer-open", "dmc/walker-walk"]))
     "unknown task 'metaworld/draw-open'; nearest: metaworld/drawer-open"
     """
     names = sorted(valid)
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     advice = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
     return UsageError(f"unknown {kind} {name!r}; {advice}")

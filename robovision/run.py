@@ -9,6 +9,7 @@ A checkpoint is written beside its place and renamed into it: it is there whole,
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -19,10 +20,10 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import robovision
 from robovision import weights
@@ -81,7 +82,6 @@ class Run:
         self.job: str = content["job"]
         self.environment: dict[str, Any] = content["environment"]
         self._config: dict[str, Any] = content["config"]
-        self._lock: IO[str] | None = None
 
     @classmethod
     def create(cls, path: Path, job: str, config: Any, space: int) -> Run:
@@ -147,19 +147,23 @@ class Run:
         except (dacite.DaciteError, UsageError) as error:
             raise UsageError(f"{self.path / 'run.json'}: {error}") from error
 
-    def lock(self) -> None:
-        """Hold the folder for this process until it ends.
+    @contextlib.contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; if the process dies, the system lets go of it.
 
         Raises:
             UsageError: if another process holds it, or it can't be written.
         """
         try:
-            self._lock = (self.path / ".lock").open("w")
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"another process is working in {self.path}: wait for it or end it") from None
+            file = (self.path / ".lock").open("w")
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise UsageError(f"another process is working in {self.path}: wait for it or end it") from None
+            yield
 
     def require_space(self, needed: int) -> None:
         """Raise UsageError unless the folder's disk has this many bytes free."""

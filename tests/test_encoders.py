@@ -1,0 +1,172 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from robovision.encoders.base import check_images
+from robovision.encoders.build import build
+from robovision.encoders.coin import LEVELS, POINTS, CoIn, DeformableAttention, patch_centres
+from robovision.encoders.names import ENCODERS
+from robovision.encoders.vit import SIZES, Attention, ViT, ViTSize
+from robovision.errors import UsageError
+from robovision.testing import assert_equivariant, check_encoder, equivariance_error
+
+SMALL = ViTSize(64, 2, 2)
+
+
+def test_an_unknown_encoder_is_named_with_its_neighbours() -> None:
+    with pytest.raises(UsageError, match="unknown encoder 'vit-tyni'; nearest: vit-tiny"):
+        build("vit-tyni", 64, coin=False, pretrained=False)
+
+
+@pytest.mark.parametrize("coin", [False, True])
+@pytest.mark.parametrize(("height", "width"), [(64, 64), (96, 48)])
+def test_contract(coin: bool, height: int, width: int) -> None:
+    torch.manual_seed(0)
+    check_encoder(ViT(SMALL, image_size=64, injector=CoIn(64, gamma=1.0) if coin else None), height, width)
+
+
+def test_every_name_builds_with_published_size() -> None:
+    parameters = {name: sum(p.numel() for p in build(name, 224, False, True).parameters()) for name in ENCODERS[:3]}
+    # timm's vit_*_patch16_224 without the classification head
+    assert parameters == {"vit-tiny": 5_524_416, "vit-small": 21_665_664, "vit-base": 85_798_656}
+
+
+def test_attention_equals_the_formula() -> None:
+    torch.manual_seed(0)
+    layer = Attention(32, 4).double()
+    x = torch.randn(2, 5, 32, dtype=torch.float64)
+    q, k, v = (part.view(2, 5, 4, 8).transpose(1, 2) for part in layer.qkv(x).chunk(3, dim=-1))
+    weights = (q @ k.transpose(-1, -2) / math.sqrt(8)).softmax(-1)
+    expected = layer.proj((weights @ v).transpose(1, 2).reshape(2, 5, 32))
+    assert torch.allclose(layer(x), expected, atol=1e-12)
+
+
+def test_positions_are_resized_for_other_images() -> None:
+    vit = ViT(SMALL, image_size=64)
+    assert vit.positions((4, 4)) is vit.pos_embed
+    resized = vit.positions((8, 4))
+    assert resized.shape == (1, 33, 64)
+    assert torch.equal(resized[:, 0], vit.pos_embed[:, 0])
+
+
+def test_image_sides_must_fit_the_patch() -> None:
+    with pytest.raises(ValueError, match="multiples of the patch, 16 px, got 60 x 64"):
+        ViT(SMALL)(torch.zeros(1, 3, 60, 64))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (torch.zeros(1, 4, 4, 3), "channels come last"),
+        (torch.zeros(0, 3, 4, 4), "must not be empty"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.int64), "must be uint8 or floating point"),
+        (torch.full((1, 3, 4, 4), 255.0), r"must lie in 0\.\.1, got 255\.\.255"),
+        (torch.full((1, 3, 4, 4), float("nan")), r"must lie in 0\.\.1, got nan"),
+    ],
+)
+def test_wrong_images_are_named(images: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_images(images)
+
+
+def test_coin_has_the_papers_number_of_parameters() -> None:
+    assert sum(p.numel() for p in CoIn(768, quarter_map=True).parameters()) == 3_098_864
+    assert sum(p.numel() for p in CoIn(768).parameters()) == 3_048_944
+
+
+def test_coin_with_its_gate_shut_is_the_plain_vit() -> None:
+    torch.manual_seed(0)
+    plain = ViT(SMALL, image_size=64).eval()
+    injected = ViT(SMALL, image_size=64, injector=CoIn(64)).eval()
+    injected.load_state_dict(plain.state_dict(), strict=False)
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(plain(images).tokens, injected(images).tokens)
+    nn.init.ones_(injected.injector.gamma)  # type: ignore[arg-type, union-attr]
+    assert not torch.allclose(plain(images).tokens, injected(images).tokens, atol=1e-3)
+
+
+@torch.no_grad()
+def naive_deformable_attention(
+    layer: DeformableAttention, query: Tensor, reference: Tensor, values: Tensor, sizes: list[tuple[int, int]]
+) -> Tensor:
+    """Zhu et al. (2021), equation 3, one number after the other."""
+    b, q, d = query.shape
+    width = d // layer.heads
+    offsets = layer.offsets(query).view(b, q, layer.heads, LEVELS, POINTS, 2)
+    weights = layer.weights(query).view(b, q, layer.heads, LEVELS * POINTS).softmax(-1).view(*offsets.shape[:-1])
+    value = layer.value(values)
+    out = torch.zeros(b, q, d, dtype=query.dtype)
+    for i, j, head, level, point in torch.cartesian_prod(*(torch.arange(n) for n in offsets.shape[:-1])).tolist():
+        rows, columns = sizes[level]
+        first = sum(h * w for h, w in sizes[:level])
+        x = float(reference[j, 0]) * columns + float(offsets[i, j, head, level, point, 0]) - 0.5
+        y = float(reference[j, 1]) * rows + float(offsets[i, j, head, level, point, 1]) - 0.5
+        for row in (math.floor(y), math.floor(y) + 1):
+            for column in (math.floor(x), math.floor(x) + 1):
+                if 0 <= row < rows and 0 <= column < columns:
+                    share = (1 - abs(y - row)) * (1 - abs(x - column)) * weights[i, j, head, level, point]
+                    part = slice(head * width, (head + 1) * width)
+                    out[i, j, part] += share * value[i, first + row * columns + column, part]
+    return layer.output(out)  # type: ignore[no-any-return]
+
+
+def deformable_case() -> tuple[DeformableAttention, Tensor, Tensor, Tensor, list[tuple[int, int]]]:
+    torch.manual_seed(0)
+    layer = DeformableAttention(8, 2).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    sizes = [(4, 3), (2, 2), (1, 1)]
+    values = torch.randn(2, 17, 8, dtype=torch.float64)
+    return layer, torch.randn(2, 6, 8, dtype=torch.float64), patch_centres((2, 3)).double(), values, sizes
+
+
+def test_deformable_attention_equals_the_naive_loop() -> None:
+    case = deformable_case()
+    expected = naive_deformable_attention(*case)
+    assert torch.allclose(case[0](*case[1:]), expected, atol=1e-12)
+
+
+def test_deformable_attention_has_the_right_gradients() -> None:
+    layer, query, reference, values, sizes = deformable_case()
+    assert torch.autograd.gradcheck(
+        lambda q, v: layer(q, reference, v, sizes), (query.requires_grad_(), values.requires_grad_())
+    )
+
+
+def test_deformable_attention_refuses_heads_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="width 10 is not divisible by 3 heads"):
+        DeformableAttention(10, 3)
+
+
+def roll(images: Tensor) -> Tensor:
+    return images.roll((1, 2), (2, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_circular_convolution_is_equivariant_and_a_zero_padded_one_is_not(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    images = torch.randn(1, 3, 8, 8, dtype=dtype)
+    assert_equivariant(nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular").to(dtype), images, roll)
+    padded = nn.Conv2d(3, 4, 3, padding=1).to(dtype)
+    assert equivariance_error(padded, images, roll) > 0.01
+    with pytest.raises(AssertionError, match="equivariance error"):
+        assert_equivariant(padded, images, roll)
+
+
+def test_equivariance_errors_name_shapes_and_zeros() -> None:
+    images = torch.ones(1, 1, 2, 3)
+    turn: Callable[[Tensor], Tensor] = lambda x: x.transpose(2, 3)  # noqa: E731
+    with pytest.raises(ValueError, match=r"\[1, 1, 3, 2\]"):
+        equivariance_error(lambda x: x, images, turn, lambda x: x)
+    with pytest.raises(ValueError, match="not all zero"):
+        equivariance_error(lambda x: x * 0, images, turn)
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_heads_divide_widths(name: str) -> None:
+    assert SIZES[name].width % SIZES[name].heads == 0

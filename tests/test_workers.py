@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import functools
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from robovision.envs.workers import WorkerPool
+from robovision.errors import UsageError
+
+
+class Misbehaving:
+    """Squares numbers; does something bad once for each listed number, remembered in a folder."""
+
+    def __init__(self, folder: Path, crashes: tuple[int, ...], hangs: tuple[int, ...]) -> None:
+        self.folder, self.crashes, self.hangs = folder, crashes, hangs
+
+    def __call__(self, number: int) -> int:
+        if number < 0:
+            raise UsageError(f"{number} is negative")
+        first = not (self.folder / str(number)).exists()
+        (self.folder / str(number)).touch()
+        if number in self.crashes and first:
+            os._exit(7)
+        if number in self.hangs and first:
+            time.sleep(60)
+        return number**2
+
+    def close(self) -> None:
+        (self.folder / f"closed-{os.getpid()}").touch()
+
+
+def test_results_come_for_all_and_jobs_are_closed(tmp_path: Path) -> None:
+    with WorkerPool[int, int](functools.partial(Misbehaving, tmp_path, (), ()), 2) as pool:
+        done = list(pool.map(range(7)))
+    assert {d.index: d.result for d in done} == {k: k**2 for k in range(7)}
+    assert sum(d.lost for d in done) == 0
+    assert len(list(tmp_path.glob("closed-*"))) == 2
+
+
+def test_crashed_and_hung_workers_are_replaced_and_counted(tmp_path: Path) -> None:
+    build = functools.partial(Misbehaving, tmp_path, (1,), (3,))
+    with WorkerPool[int, int](build, 2, timeout=8) as pool:
+        done = sorted(pool.map(range(5)), key=lambda d: d.index)
+    assert [d.result for d in done] == [0, 1, 4, 9, 16]
+    assert [d.lost for d in done] == [0, 1, 0, 1, 0]
+
+
+class Dying:
+    def __call__(self, number: int) -> int:
+        os._exit(9)
+
+    def close(self) -> None: ...
+
+
+def test_an_item_that_kills_every_worker_is_named(tmp_path: Path) -> None:
+    with WorkerPool[int, int](Dying, 1) as pool, pytest.raises(UsageError, match="5 lost 3 workers.*exit code 9"):
+        list(pool.map([5]))
+
+
+def test_an_error_in_a_job_is_raised_here(tmp_path: Path) -> None:
+    with (
+        WorkerPool[int, int](functools.partial(Misbehaving, tmp_path, (), ()), 1) as pool,
+        pytest.raises(UsageError, match="-1 is negative"),
+    ):
+        list(pool.map([-1]))
+
+
+def refuse() -> Misbehaving:
+    raise UsageError("this job can't be built")
+
+
+def test_an_error_while_building_is_raised_here() -> None:
+    with WorkerPool[int, int](refuse, 1) as pool, pytest.raises(UsageError, match="can't be built"):
+        list(pool.map([1]))
