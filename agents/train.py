@@ -83,13 +83,11 @@ class Training:
         self._collect()
         self._prepare()
         self._restore()
-        started = time.monotonic()
         try:
             self._fit()
         except KeyboardInterrupt:
             self._save()
             raise
-        self._seconds += time.monotonic() - started
         return self._conclude()
 
     def _collect(self) -> None:
@@ -131,8 +129,10 @@ class Training:
         every = self.config.optimisation.checkpoint_every
         with tqdm(total=self.steps, initial=self.step, desc="training", unit="step") as bar:
             while self.step < self.steps:
+                began = time.monotonic()
                 loss, rate = self._train_step()
                 self.step += 1
+                self._seconds += time.monotonic() - began
                 if self.step % CURVE_EVERY == 0 or self.step == self.steps:
                     self.curve.append({"step": self.step, "loss": loss.item(), "lr": rate})
                     bar.set_postfix(loss=f"{loss.item():.3f}")

@@ -156,7 +156,7 @@ def load_episode(path: Path) -> Episode:
         UsageError: if the file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             episode = Episode(**{field.name: arrays[field.name] for field in dataclasses.fields(Episode)})
     except FileNotFoundError:
         raise UsageError(f"demonstration {path} is missing: collect it again with `robovision demos`") from None

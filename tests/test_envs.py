@@ -134,7 +134,7 @@ def test_unknown_names_and_wrong_options_are_said() -> None:
         make("metaworld/draw-open")
     with pytest.raises(UsageError, match="unknown camera 'corner9'; nearest: corner"):
         make("metaworld/drawer-open", EnvOptions(camera="corner9"))
-    with pytest.raises(UsageError, match="16..4096 pixels, got 8"):
+    with pytest.raises(UsageError, match=r"16\.\.4096 pixels, got 8"):
         EnvOptions(size=8)
     with pytest.raises(UsageError, match="at least 1 step, got 0"):
         EnvOptions(horizon=0)

@@ -56,7 +56,7 @@ class Dying:
 
 
 def test_an_item_that_kills_every_worker_is_named(tmp_path: Path) -> None:
-    with WorkerPool[int, int](Dying, 1) as pool, pytest.raises(UsageError, match="5 lost 3 workers.*exit code 9"):
+    with WorkerPool[int, int](Dying, 1) as pool, pytest.raises(UsageError, match=r"5 lost 3 workers.*exit code 9"):
         list(pool.map([5]))
 
 
