@@ -127,7 +127,7 @@ class Training:
 
     def _fit(self) -> None:
         every = self.config.optimisation.checkpoint_every
-        with tqdm(total=self.steps, initial=self.step, desc="training", unit="step") as bar:
+        with tqdm(total=self.steps, initial=self.step, desc="training", unit="step", mininterval=0.5) as bar:
             while self.step < self.steps:
                 began = time.monotonic()
                 loss, rate = self._train_step()
@@ -135,7 +135,7 @@ class Training:
                 self._seconds += time.monotonic() - began
                 if self.step % CURVE_EVERY == 0 or self.step == self.steps:
                     self.curve.append({"step": self.step, "loss": loss.item(), "lr": rate})
-                    bar.set_postfix(loss=f"{loss.item():.3f}")
+                    bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
                 bar.update()
                 if self.step % every == 0 or self.step in self.milestones:
                     self._save()

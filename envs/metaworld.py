@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, SupportsFloat
 
-from robovision.envs.rendering import CROP, Renderer, View
+from robovision.envs.rendering import CROP, Renderer, View  # first: it chooses the backend that mujoco reads
 
-import gymnasium  # isort: skip
+# isort: split
+import gymnasium
 import numpy as np
 from gymnasium import spaces
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE

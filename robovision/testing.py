@@ -84,13 +84,16 @@ def check_encoder(encoder: Encoder, height: int, width: int) -> None:
     found = tuple(features.tokens.shape), tuple(features.pooled.shape)
     if found != expected:
         raise AssertionError(f"tokens and pooled have shapes {found}, but the encoder declares {expected}")
-    for name, other in (("floating-point images", scaled.pooled), ("an image alone", alone.pooled.expand(2, -1))):
-        reference = features.pooled if name != "an image alone" else features.pooled[:1].expand(2, -1)
-        if not torch.allclose(other, reference, rtol=1e-3, atol=1e-4):
-            raise AssertionError(f"{name}: the features differ by {(other - reference).abs().max():.3g}")
+    _check_close("floating-point images", scaled.pooled, features.pooled)
+    _check_close("an image alone", alone.pooled, features.pooled[:1])
     for wrong in (images[0], images[:0], images.permute(0, 2, 3, 1), images.float()):
         try:
             encoder(wrong)
         except ValueError:
             continue
         raise AssertionError(f"the encoder took images of shape {list(wrong.shape)} and type {wrong.dtype}")
+
+
+def _check_close(what: str, found: Tensor, expected: Tensor) -> None:
+    if not found.allclose(expected, rtol=1e-3, atol=1e-4):
+        raise AssertionError(f"{what}: the features differ by {float((found - expected).abs().max()):.3g}")

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Floats = NDArray[np.float32]
-Integers = NDArray[np.int64]
+Array = NDArray[Any]
+"""Any array is taken and converted to the type that the convention names."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,12 +34,12 @@ class Keypoints:
         ValueError: for wrong shapes, NaN or infinite numbers, or keypoints outside the image.
     """
 
-    xy: Floats
+    xy: Array
     image_size: tuple[int, int]
-    scores: Floats
-    descriptors: Floats | None = None
-    angles: Floats | None = None
-    scales: Floats | None = None
+    scores: Array
+    descriptors: Array | None = None
+    angles: Array | None = None
+    scales: Array | None = None
 
     def __post_init__(self) -> None:
         _freeze(self, "xy", np.float32, (None, 2))
@@ -79,10 +79,10 @@ class PointCloud:
             0..1, which is often one in 0..255.
     """
 
-    xyz: Floats
-    intensity: Floats | None = None
-    time: Floats | None = None
-    ring: Integers | None = None
+    xyz: Array
+    intensity: Array | None = None
+    time: Array | None = None
+    ring: Array | None = None
     frame: str = "lidar"
 
     def __post_init__(self) -> None:
@@ -118,13 +118,13 @@ class Boxes3D:
         ValueError: for wrong shapes, NaN or infinite numbers, negative sizes, or labels that are no class.
     """
 
-    centers: Floats
-    sizes: Floats
-    yaw: Floats
-    labels: Integers
+    centers: Array
+    sizes: Array
+    yaw: Array
+    labels: Array
     classes: tuple[str, ...]
-    scores: Floats | None = None
-    velocities: Floats | None = None
+    scores: Array | None = None
+    velocities: Array | None = None
     frame: str = "lidar"
 
     def __post_init__(self) -> None:

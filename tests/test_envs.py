@@ -88,7 +88,7 @@ def test_the_expert_opens_the_drawer() -> None:
 def test_presets_differ_only_in_light() -> None:
     images = {}
     for preset in ("exact", "fast", "fastest"):
-        env = make("metaworld/drawer-open", EnvOptions(size=96, preset=preset))  # type: ignore[arg-type]
+        env = make("metaworld/drawer-open", EnvOptions(size=96, preset=preset))
         images[preset] = env.reset(seed=0)[0]["pixels"].astype(float)
         env.close()
     for preset, low, high in (("fast", 0.01, 3.0), ("fastest", 0.5, 25.0)):
@@ -117,7 +117,7 @@ def test_a_narrow_view_is_the_middle_of_the_wide_one(env: MetaWorldEnv) -> None:
         (np.array([0, 0, np.nan, 0]), r"action\[2\] is nan"),
     ],
 )
-def test_wrong_actions_are_refused(env: MetaWorldEnv, action: np.ndarray, message: str) -> None:  # type: ignore[type-arg]
+def test_wrong_actions_are_refused(env: MetaWorldEnv, action: np.ndarray, message: str) -> None:
     env.reset(seed=0)
     with pytest.raises(UsageError, match=message):
         env.step(action)

@@ -21,7 +21,7 @@ def boxes(**changes: object) -> Boxes3D:
 
 def test_arrays_are_copied_converted_and_frozen() -> None:
     given = np.zeros((2, 3))
-    cloud = PointCloud(given)  # type: ignore[arg-type]
+    cloud = PointCloud(given)
     given[0, 0] = 7
     assert cloud.xyz.dtype == np.float32
     assert cloud.xyz[0, 0] == 0
@@ -40,14 +40,17 @@ def test_empty_things_are_valid() -> None:
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: PointCloud(np.zeros((5, 4))), r"PointCloud.xyz must have shape \[any, 3\], got \[5, 4\]"),
+        (lambda: PointCloud(np.zeros((5, 4), np.float32)), r"PointCloud.xyz must have shape \[any, 3\], got \[5, 4\]"),
         (lambda: PointCloud(np.array([[0, 0, np.nan]])), r"xyz must be finite, got nan at \[0, 2\]"),
         (lambda: PointCloud(np.zeros((2, 3)), intensity=np.array([0, 255])), r"must lie in 0\.\.1, got 0\.\.255"),
         (lambda: PointCloud(np.zeros((2, 3)), ring=np.zeros(3)), r"ring must have shape \[2\], got \[3\]"),
         (lambda: boxes(sizes=[[1.0, -2.0, 1.0]]), r"sizes\[0\] = \[1.0, -2.0, 1.0\] is negative"),
         (lambda: boxes(labels=[1]), r"labels\[0\] = 1 is none of the 1 classes"),
-        (lambda: Keypoints(np.array([[9.6, 0]]), (10, 10), np.ones(1)), r"lies outside the image of 10 x 10"),
-        (lambda: Keypoints(np.zeros((1, 2)), (0, 10), np.ones(1)), r"image_size must be"),
+        (
+            lambda: Keypoints(np.array([[9.6, 0]]), (10, 10), np.ones(1, np.float32)),
+            r"lies outside the image of 10 x 10",
+        ),
+        (lambda: Keypoints(np.zeros((1, 2)), (0, 10), np.ones(1, np.float32)), r"image_size must be"),
         (lambda: Metric("m", float("nan"), "1"), "value is nan"),
         (lambda: Metric("m", 2.0, "1", low=0.0, high=1.0), r"lies outside 0.0\.\.1.0"),
         (lambda: Metric("m", 2.0, "1", low=0.0), "needs both ends"),
@@ -60,7 +63,7 @@ def test_wrong_values_are_named(build: object, message: str) -> None:
 
 
 def test_a_keypoint_may_lie_on_the_outer_edge_of_the_border_pixels() -> None:
-    assert len(Keypoints(np.array([[-0.5, 9.5]]), (10, 10), np.ones(1))) == 1
+    assert len(Keypoints(np.array([[-0.5, 9.5]]), (10, 10), np.ones(1, np.float32))) == 1
 
 
 def test_wilson_interval_by_hand() -> None:

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from robovision.cli import COMMANDS, main
+from robovision.run import Run
+from tests.helpers import TINY, TINY_ARGUMENTS, python
+
+
+def test_importing_and_helping_need_neither_torch_nor_a_simulator(tmp_path: Path) -> None:
+    code = (
+        "import sys, robovision, robovision.envs, robovision.agents, robovision.lidar, robovision.cli\n"
+        "robovision.cli.main(['--help'])\n"
+        "print(sorted({'torch', 'mujoco', 'OpenGL', 'metaworld', 'matplotlib', 'cv2', 'av'} & set(sys.modules)))"
+    )
+    answer = python(code, tmp_path)
+    assert answer.stdout.endswith("\n[]\n"), answer
+    assert "robovision train" in answer.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"  robovision {command}" in capsys.readouterr().out.split("example", 1)[1]
+
+
+def run_cli(*arguments: str) -> tuple[int, str]:
+    """Exit code and everything that the command prints, in a process of its own."""
+    answer = subprocess.run([sys.executable, "-m", "robovision.cli", *arguments], capture_output=True, text=True)
+    return answer.returncode, answer.stdout + answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["trian"], "unknown command 'trian'; nearest: train"),
+        (["train", "--task", "metaworld/draw-open"], "nearest: metaworld/drawer-open"),
+        (["train", "--encoder.name", "vit-tinny"], "nearest: vit-tiny"),
+        (["train", "--env.presett", "fast"], "--env.preset"),
+        (["train", "--env.preset", "slow"], "fastest"),
+        (["train", "--env.size", "50"], "multiple of the patch, 16 pixels, got 50"),
+        (["train", "--resume", "nowhere"], "looked for an existing folder"),
+        (["train", "--device", "cuda"], "PyTorch finds no cuda device here"),
+        (["demos", "--task", "metaworld/x"], "unknown task"),
+        (["evaluate", "."], "looked for a file run.json"),
+        (["evaluate"], "RUN"),
+    ],
+)
+def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], message: str) -> None:
+    import torch
+
+    if "cuda" in arguments and torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    code, output = run_cli(*arguments)
+    assert code == 2, output
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_a_resumed_run_keeps_its_options(tmp_path: Path) -> None:
+    run = Run.create(tmp_path / "run", "train", TINY, space=0)
+    code, output = run_cli("train", "--resume", str(run.path), "--seed", "4", "--env.size", "64")
+    assert code == 2
+    assert "--seed: 3 -> 4" in output
+    assert "--env.size: 32 -> 64" in output
+
+
+def test_without_opengl_the_packages_are_named(tmp_path: Path) -> None:
+    code = (
+        "import ctypes, os, sys\n"
+        "os.environ.pop('MUJOCO_GL', None)\n"
+        "ctypes.CDLL = lambda name: (_ for _ in ()).throw(OSError(name))\n"
+        "from robovision.cli import main\n"
+        "sys.exit(main(['demos', '--out', 'd']))"
+    )
+    answer = python(code, tmp_path)
+    assert answer.returncode == 2
+    assert "sudo apt-get install -y libegl1" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_an_unwritable_place_is_said_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, output = run_cli("train", "--out", str(tmp_path / "file" / "run"), *TINY_ARGUMENTS)
+    assert code == 2
+    assert "can't write" in output
+    assert "--out" in output
+    assert "demonstrations:" not in output
+
+
+def test_demos_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demos", "--list"]) == 0
+    assert "metaworld/drawer-open" in capsys.readouterr().out.split()
+
+
+def test_the_doctor_finds_this_machine_able() -> None:
+    code, output = run_cli("doctor")
+    assert code == 0, output
+    assert "frames/s" in output
+    assert "free in the working folder" in output
+
+
+def test_the_doctor_finds_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/none.json")
+    code, output = run_cli("doctor")
+    assert code == 1, output
+    assert "FAIL" in output
+    assert "sudo apt-get install" in output

@@ -1,0 +1,302 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from robovision import weights
+from robovision.agents import clips
+from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
+from robovision.agents.evaluate import GROUP, Outcome, evaluate
+from robovision.agents.policy import History, Policy, make_policy
+from robovision.agents.report import evaluate_run, find_step
+from robovision.agents.train import Training, learning_rate, load_pretrained
+from robovision.agents.video import FAILED, SOLVED, mosaic
+from robovision.envs.demos import Episode
+from robovision.errors import UsageError
+from robovision.run import Run
+from tests.helpers import TINY, TINY_ARGUMENTS
+
+COMMAND = [sys.executable, "-m", "robovision.cli", "train"]
+STEPS = 18
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run that nothing interrupted."""
+    run = Run.create(tmp_path_factory.mktemp("runs") / "whole", "train", TINY, space=0)
+    Training(run, TINY).execute()
+    return run
+
+
+def final_weights(path: Path) -> bytes:
+    return (path / "checkpoints" / f"step-{STEPS:06d}" / "model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_what_it_promises(finished: Run) -> None:
+    results = json.loads((finished.path / "results.json").read_text())
+    success = results["metrics"]["success"]
+    assert success["count"] == 2
+    assert success["low"] <= success["value"] <= success["high"]
+    assert {"success_best", "success_any_step", "return", "training_time"} < set(results["metrics"])
+    assert results["metrics"]["training_time"]["value"] > 0
+    assert (finished.path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    with (finished.path / "curve.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows if row["success"]] == ["9", "18"]
+    assert all(float(row["loss"]) > 0 for row in rows if row["loss"])
+    with (finished.path / "episodes.csv").open() as file:
+        assert [row["episode"] for row in csv.DictReader(file)] == ["0", "1"]
+    with av.open(str(finished.path / "evaluation.mp4")) as container:
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(frames) == 6 + 30
+    assert frames[0].shape == (192, 384, 3)
+
+
+def test_a_learned_episode_can_be_found_again(finished: Run) -> None:
+    again = evaluate(finished, TINY, STEPS, film=False, workers=1)
+    record = json.loads((finished.path / "evaluations" / f"step-{STEPS:06d}.json").read_text())
+    assert [dataclasses.asdict(outcome) for outcome in again.outcomes] == record["episodes"]
+
+
+def partial_checkpoint(path: Path) -> bool:
+    return any((path / "checkpoints").glob(".step-*"))
+
+
+def demonstration(path: Path) -> bool:
+    return any((path / "demos").glob("*.npz"))
+
+
+def checkpoint(number: int) -> Callable[[Path], bool]:
+    return lambda path: (path / "checkpoints" / f"step-{number:06d}").exists()
+
+
+def evaluation(path: Path) -> bool:
+    return (path / "evaluations").exists()
+
+
+def kill_when(path: Path, arguments: list[str], moment: Callable[[Path], bool]) -> bool:
+    """Start a training and kill -9 it at the moment; False if it ended before."""
+    process = subprocess.Popen(COMMAND + arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            if moment(path):
+                os.kill(process.pid, signal.SIGKILL)
+                process.wait()
+                return True
+            time.sleep(0.0002)
+        return False
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_killed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) -> None:
+    """Killed while collecting, while writing a checkpoint, after one, after an evaluation; then left in peace."""
+    path = tmp_path / "killed"
+    moments = (demonstration, partial_checkpoint, checkpoint(8), evaluation, checkpoint(16))
+    arguments = ["--out", str(path), *TINY_ARGUMENTS]
+    for moment in moments:
+        assert kill_when(path, arguments, moment)
+        arguments = ["--resume", str(path)]
+    answer = subprocess.run(COMMAND + arguments, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert "success on fresh goals" in answer.stdout
+    assert final_weights(path) == final_weights(finished.path)
+    assert not list((path / "checkpoints").glob(".step-*"))
+    ours, theirs = (json.loads((p / "results.json").read_text())["metrics"] for p in (path, finished.path))
+    assert ours["return"] == theirs["return"]
+
+
+def test_a_disk_that_fills_up_costs_nothing_that_was_written(finished: Run, tmp_path: Path) -> None:
+    path = tmp_path / "full"
+    process = subprocess.Popen(
+        [*COMMAND, "--out", str(path), *TINY_ARGUMENTS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not checkpoint(8)(path):
+        time.sleep(0.0002)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (100_000, 100_000))  # like a disk that takes no more
+    _, errors = process.communicate()
+    assert process.returncode == 2, errors
+    assert "can't write" in errors
+    assert "Traceback" not in errors
+    latest = Run.open(path).latest()
+    assert latest is not None
+    assert latest.step >= 8
+    answer = subprocess.run([*COMMAND, "--resume", str(path)], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert final_weights(path) == final_weights(finished.path)
+
+
+def test_the_final_weights_are_not_the_first(finished: Run) -> None:
+    torch.manual_seed(TINY.seed)
+    start = make_policy(TINY, 4, 4).state_dict()
+    assert not torch.equal(finished.at(STEPS).tensors("model")["encoder.cls_token"], start["encoder.cls_token"])
+
+
+def test_a_checkpoint_is_chosen_by_name_or_step(finished: Run, tmp_path: Path) -> None:
+    assert find_step(finished, "final") == STEPS
+    assert find_step(finished, "best") in (9, STEPS)
+    assert find_step(finished, "9") == 9
+    with pytest.raises(UsageError, match=r"no checkpoint '10' in .*; there are final, best and steps"):
+        find_step(finished, "10")
+    empty = Run.create(tmp_path / "empty", "train", TINY, space=0)
+    with pytest.raises(UsageError, match="has no checkpoint yet"):
+        find_step(empty, "final")
+
+
+def test_evaluate_writes_its_own_folder(finished: Run, tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, seed=8, evaluation=dataclasses.replace(TINY.evaluation, episodes=GROUP + 1))
+    metrics = evaluate_run(finished, config, "9", tmp_path / "out")
+    assert metrics[0].count == GROUP + 1
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["step"] == 9
+    assert results["seed"] == 8
+    assert (tmp_path / "out" / "evaluation.mp4").stat().st_size > 1000
+
+
+def test_a_loss_that_explodes_stops_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
+    wild = dataclasses.replace(TINY, optimisation=dataclasses.replace(TINY.optimisation, lr=1e30))
+    run = Run.create(tmp_path / "wild", "train", wild, space=0)
+    with pytest.raises(UsageError, match=r"the loss is (nan|inf) at step \d+.*lower --optimisation.lr than 1e\+30"):
+        Training(run, wild).execute()
+
+
+def test_history_repeats_the_first_and_forgets_the_oldest() -> None:
+    history = History(3)
+    for now, expected in ((1.0, [1, 1, 1]), (2.0, [1, 1, 2]), (3.0, [1, 2, 3]), (4.0, [2, 3, 4])):
+        assert history.push(torch.full((2, 1), now))[0, :, 0].tolist() == expected
+
+
+def test_histories_of_training_and_rollout_give_the_same_action() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(TINY, history=3, optimisation=Optimisation(clip=4, batch=4))
+    agent = make_policy(config, 4, 4).eval()
+    nn.init.normal_(agent.head[-1].weight)  # type: ignore[arg-type]
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
+    numbers = np.arange(24, dtype=np.float32).reshape(6, 4)
+    demos = clips.Clips([Episode(pixels, numbers, numbers, np.zeros(6, bool))], 3, 4, shift=0, seed=0)
+    history = History(3)
+    with torch.no_grad():
+        played = torch.cat(
+            [agent.act(history.push(agent.embed(torch.from_numpy(p[None]))), torch.from_numpy(n[None]))
+             for p, n in zip(pixels, numbers, strict=True)]
+        )  # fmt: skip
+        for step in range(10):
+            batch = demos.batch(step, 2)
+            embedded = agent.embed(batch.images.flatten(0, 1)).view(*batch.images.shape[:2], -1)
+            trained = agent.act(clips.histories(embedded, batch.valid), batch.proprioception)
+            time_of = (batch.actions[:, 0] / 4).long()
+            assert torch.allclose(trained, played[time_of], atol=1e-4)
+
+
+def test_behaviour_cloning_learns_a_toy_task() -> None:
+    """The action is where a bright square is; only eyes can tell."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randint(0, 24, (300, 2), generator=generator)
+    pixels = torch.zeros(300, 3, 32, 32, dtype=torch.uint8)
+    for image, (y, x) in zip(pixels, places.tolist(), strict=True):
+        image[:, y : y + 8, x : x + 8] = 255
+    actions = places / 11.5 - 1
+    config = dataclasses.replace(TINY, encoder=EncoderOptions())
+    agent: Policy = make_policy(config, 1, 2)
+    agent.fit_actions(actions[:250])
+    optimizer = torch.optim.AdamW(agent.parameters(), 1e-3)
+    for step in range(150):
+        chosen = torch.randint(0, 250, (25,), generator=generator)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, 150, 1e-3)
+        embedded = agent.embed(pixels[chosen])[:, None]
+        loss = agent.loss(agent.act(embedded, torch.zeros(25, 1)), actions[chosen])
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    agent.eval()
+    with torch.no_grad():
+        error = agent.act(agent.embed(pixels[250:])[:, None], torch.zeros(50, 1)) - actions[250:]
+    within = (error.abs().amax(1) < 0.35).float().mean()
+    assert within >= 0.95
+
+
+def test_only_what_is_asked_for_is_trained() -> None:
+    def trained(train: str, adapter: str = "coin") -> set[str]:
+        options = EncoderOptions(train=train, adapter=adapter)  # type: ignore[arg-type]
+        agent = make_policy(dataclasses.replace(TINY, encoder=options), 4, 4)
+        return {name.split(".")[1] for name, p in agent.encoder.named_parameters(prefix="e") if p.requires_grad}
+
+    assert "blocks" in trained("full")
+    assert trained("adapter") == {"injector"}
+    assert trained("frozen") == set()
+    with pytest.raises(UsageError, match="nothing to train"):
+        EncoderOptions(train="adapter", adapter="none")
+
+
+def test_pretrained_weights_load_strictly_and_leave_coins_gate_shut(tmp_path: Path) -> None:
+    file = tmp_path / "vit.safetensors"
+    plain = make_policy(dataclasses.replace(TINY, encoder=EncoderOptions(adapter="none")), 4, 4).encoder
+    weights.save(file, plain.state_dict())
+    agent = make_policy(dataclasses.replace(TINY, encoder=EncoderOptions(weights=file)), 4, 4)
+    load_pretrained(agent, file)
+    images = torch.rand(1, 3, 32, 32)
+    assert torch.equal(agent.encoder.eval()(images).tokens, plain.eval()(images).tokens)
+    weights.save(file, {"norm.weight": torch.zeros(3)})
+    with pytest.raises(UsageError, match=r"(?s)missing: cls_token.*misshapen: norm.weight is \[3\], not \[192\]"):
+        load_pretrained(agent, file)
+
+
+def test_the_learning_rate_rises_and_falls() -> None:
+    rates = [learning_rate(step, 100, 1.0) for step in range(100)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(rates[4])
+    assert rates[-1] < 0.001
+
+
+def test_a_mosaic_marks_success_green_and_failure_red() -> None:
+    films = [np.zeros((3, 16, 16, 3), np.uint8)] * 3
+    outcomes = [
+        Outcome(0, 0, success=True, success_any=True, first_success=3, total_reward=0.0, steps=6),
+        Outcome(1, 0, success=False, success_any=True, first_success=1, total_reward=0.0, steps=6),
+        Outcome(2, 0, success=False, success_any=False, first_success=None, total_reward=0.0, steps=6),
+    ]
+    corners = [(0, 0), (0, 16), (16, 0)]
+    before, middle, end = (mosaic(films, outcomes, t, over) for t, over in ((0, False), (1, False), (2, True)))
+    assert [tuple(before[c]) == SOLVED for c in corners] == [False, True, False]
+    assert [tuple(middle[c]) == SOLVED for c in corners] == [True, True, False]
+    assert [tuple(end[c]) for c in corners] == [SOLVED, FAILED, FAILED]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "metaworld/hamer"}, "nearest: metaworld/hammer"),
+        ({"demos": 0}, "at least 1 demonstration"),
+        ({"history": 0}, "at least 1 image"),
+        ({"env": dataclasses.replace(TINY.env, size=40)}, "multiple of the patch"),
+        ({"threads": -1}, "must not be negative"),
+    ],
+)
+def test_wrong_options_are_said(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainConfig(**changes)  # type: ignore[arg-type]
+
+
+def test_wrong_optimisation_is_said() -> None:
+    with pytest.raises(UsageError, match="epochs must be positive, got 0"):
+        Optimisation(epochs=0)
+    with pytest.raises(UsageError, match=r"batch \(10\) must be a multiple of clip \(4\)"):
+        Optimisation(batch=10, clip=4)
