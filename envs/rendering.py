@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 
 from robovision.envs.gl import choose_backend, no_gl
@@ -72,10 +73,7 @@ class Renderer:
         self._model = model
         self._camera = camera if isinstance(camera, str) else camera.camera()
         self._fovy = _narrow(_fovy(model, camera), crop)
-        try:
-            self._renderer = mujoco.Renderer(model, size, size)
-        except Exception as error:  # each GL backend raises its own types
-            raise no_gl(f"{type(error).__name__}: {error}") from error
+        self._renderer = _open(model, size)
         if quality is not None:
             self._renderer.scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
             self._renderer.scene.flags[FLAGS.mjRND_REFLECTION] = quality.reflections
@@ -91,6 +89,18 @@ class Renderer:
     def close(self) -> None:
         """Frees the OpenGL context."""
         self._renderer.close()
+
+
+def _open(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
+    """MuJoCo's renderer, or UsageError without the noise that its half-made contexts print when they go."""
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        return mujoco.Renderer(model, size, size)
+    except Exception as error:  # each GL backend raises its own types
+        reason = f"{type(error).__name__}: {error}"
+    finally:
+        sys.unraisablehook = hook
+    raise no_gl(reason)
 
 
 def _fovy(model: mujoco.MjModel, camera: str | View | mujoco.MjvCamera) -> float:

@@ -49,7 +49,7 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--device", "cuda"], "PyTorch finds no cuda device here"),
         (["demos", "--task", "metaworld/x"], "unknown task"),
         (["evaluate", "."], "looked for a file run.json"),
-        (["evaluate"], "RUN"),
+        (["evaluate"], "Missing from robovision evaluate"),
     ],
 )
 def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], message: str) -> None:
@@ -71,18 +71,27 @@ def test_a_resumed_run_keeps_its_options(tmp_path: Path) -> None:
     assert "--env.size: 32 -> 64" in output
 
 
-def test_without_opengl_the_packages_are_named(tmp_path: Path) -> None:
+def test_without_opengl_the_packages_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_FILENAMES", "/none.json")
+    code, output = run_cli("demos", "--out", str(tmp_path / "d"))
+    assert code == 2, output
+    assert "no OpenGL to render with" in output
+    assert "sudo apt-get install -y libegl1" in output
+    assert "Traceback" not in output
+
+
+def test_without_the_libraries_no_backend_is_chosen(tmp_path: Path) -> None:
     code = (
-        "import ctypes, os, sys\n"
+        "import ctypes, os\n"
         "os.environ.pop('MUJOCO_GL', None)\n"
         "ctypes.CDLL = lambda name: (_ for _ in ()).throw(OSError(name))\n"
-        "from robovision.cli import main\n"
-        "sys.exit(main(['demos', '--out', 'd']))"
+        "from robovision.envs.gl import choose_backend\n"
+        "from robovision.errors import UsageError\n"
+        "try: choose_backend()\n"
+        "except UsageError as error: print(error)"
     )
-    answer = python(code, tmp_path)
-    assert answer.returncode == 2
-    assert "sudo apt-get install -y libegl1" in answer.stderr
-    assert "Traceback" not in answer.stderr
+    assert "neither libEGL.so.1 nor libOSMesa.so.8 loads" in python(code, tmp_path).stdout
 
 
 def test_an_unwritable_place_is_said_before_anything_is_computed(tmp_path: Path) -> None:
