@@ -23,7 +23,7 @@ from robovision.agents.evaluate import Judged, evaluate, read_record, record_pat
 from robovision.agents.plots import learning_curve
 from robovision.agents.policy import Policy, make_policy
 from robovision.agents.video import write_mosaic
-from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision, reuse_memory
+from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.envs.demos import DemoOptions, collect, load
 from robovision.errors import UsageError
 from robovision.files import write_csv
@@ -78,7 +78,6 @@ class Training:
             UsageError: if the loss is no longer finite, or something can't be written or read.
             KeyboardInterrupt: after writing a checkpoint.
         """
-        reuse_memory()
         make_deterministic(self.config.seed, self.config.threads)
         self._collect()
         self._prepare()

@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from robovision.agents.config import TrainConfig
 from robovision.agents.policy import Policy, make_policy
-from robovision.devices import cpu_count, reuse_memory
+from robovision.devices import cpu_count
 from robovision.envs import EnvOptions, make
 from robovision.envs.gl import choose_backend
 
@@ -96,22 +96,19 @@ def training_step(agent: Policy, half: bool) -> Callable[[], object]:
 
 
 def training() -> None:
-    """Print samples a second; glibc's settings can't be taken back, so the plain way comes first."""
+    """Print samples a second."""
     torch.set_num_threads(cpu_count())
-    plain = dataclasses.replace(TrainConfig(), encoder=dataclasses.replace(TrainConfig().encoder, adapter="none"))
-    kinds = {"ViT-Tiny": plain, "ViT-Tiny + CoIn": TrainConfig()}
-    print("\n| training step, 64 px, batch 32 | precision | memory | samples/s | ratio |\n|---|---|---|---|---|")
-    rates: dict[str, float] = {}
-    for memory in ("as it comes", "reused"):
-        if memory == "reused":
-            reuse_memory()
+    options = TrainConfig()
+    plain = dataclasses.replace(options, encoder=dataclasses.replace(options.encoder, adapter="none"))
+    print("\n| training step, 64 px, batch 32 | precision | samples/s | ratio |\n|---|---|---|---|")
+    for name, config in {"ViT-Tiny": plain, "ViT-Tiny + CoIn": options}.items():
+        base = 0.0
         for half in (False, True):
-            for name, config in kinds.items():
-                step = training_step(make_policy(config, 4, 4).to(memory_format=torch.channels_last), half)  # type: ignore[call-overload]
-                rate = 32 / seconds(lambda step=step: [step() for _ in range(4)]) * 4  # type: ignore[misc]
-                base = rates.setdefault(name, rate)
-                precision = "bfloat16" if half else "float32"
-                print(f"| {name} | {precision} | {memory} | {rate:.0f} | {rate / base:.2f} |")
+            agent = make_policy(config, 4, 4).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            step = training_step(agent, half)
+            rate = 4 * 32 / seconds(lambda step=step: [step() for _ in range(4)])  # type: ignore[misc]
+            base = base or rate
+            print(f"| {name} | {'bfloat16' if half else 'float32'} | {rate:.0f} | {rate / base:.2f} |")
 
 
 def attention() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import sys
 from pathlib import Path
@@ -12,9 +11,6 @@ from robovision.errors import UsageError
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
 Precision = Literal["auto", "float32", "bfloat16"]
-
-MMAP_THRESHOLD, TRIM_THRESHOLD, TOP_PAD = -3, -1, -2
-"""The names of glibc's `mallopt` parameters (malloc.h)."""
 
 
 def resolve_device(name: Device) -> Device:
@@ -56,19 +52,6 @@ def cpu_has_bfloat16() -> bool:
 def cpu_count() -> int:
     """Processors that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-
-
-def reuse_memory() -> None:
-    """Make glibc keep freed memory: fresh pages for every activation cost up to 40 % of a training step."""
-    if sys.platform != "linux":
-        return
-    try:
-        libc = ctypes.CDLL("libc.so.6")
-    except OSError:
-        return  # another C library, such as musl
-    libc.mallopt(MMAP_THRESHOLD, 32 << 20)
-    libc.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    libc.mallopt(TOP_PAD, 256 << 20)
 
 
 def make_deterministic(seed: int, threads: int) -> None:
