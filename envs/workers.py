@@ -64,6 +64,8 @@ class WorkerPool(Generic[Item, Result]):
     """
 
     def __init__(self, build: Callable[[], Job[Item, Result]], workers: int, timeout: float = 300.0) -> None:
+        if workers < 1:
+            raise UsageError(f"there must be at least 1 worker process, got {workers}")
         self._build = build
         self._timeout = timeout
         self._workers = [self._spawn() for _ in range(workers)]

@@ -95,6 +95,9 @@ class Evaluate:
     out: Path | None = None
     """Folder for results, CSV and video; by default a new one inside the run folder."""
 
+    def __post_init__(self) -> None:
+        _check_workers(self.workers)
+
 
 @dataclass(frozen=True)
 class Demos:
@@ -107,6 +110,9 @@ class Demos:
     """Processes that simulate; 0: as many as there are cores."""
     out: Path | None = None
     """The folder; by default demos/ and the task's name. One that was interrupted goes on."""
+
+    def __post_init__(self) -> None:
+        _check_workers(self.workers)
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,8 @@ def _resumed(arguments: Sequence[str]) -> Train:
         flag, _, value = argument.partition("=")
         if flag == "--resume":
             path = value or next(iter(arguments[k + 1 : k + 2]), "")
-            return Train(config=Run.open(Path(path)).config(TrainConfig), resume=Path(path))
+            if path and not path.startswith("-"):
+                return Train(config=Run.open(Path(path)).config(TrainConfig), resume=Path(path))
     return Train()
 
 
@@ -197,6 +204,11 @@ def _train(options: Train) -> int:
     return 0
 
 
+def _check_workers(workers: int) -> None:
+    if workers < 0:
+        raise UsageError(f"--workers must not be negative, got {workers}")
+
+
 def _new_folder(parent: Path, task: str, seed: int) -> Path:
     return parent / f"{task.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
 
@@ -219,9 +231,11 @@ def _plan(config: TrainConfig, path: Path) -> str:
 
 def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
     return (
-        f"\nsuccess on fresh goals   {metrics['success']} at the last step (best checkpoint "
-        f"{metrics['success_best']}; at any step {metrics['success_any_step']})\n"
-        f"time                     {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
+        f"\nsuccess on fresh goals\n"
+        f"  final weights, at the last step   {metrics['success']}\n"
+        f"  final weights, at any step        {metrics['success_any_step']}\n"
+        f"  best checkpoint                   {metrics['success_best']}\n"
+        f"time       {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
         f"watch      {path / 'evaluation.mp4'}\n"
         f"curve      {path / 'curve.png'}\n"
         f"numbers    {path / 'results.json'}, {path / 'episodes.csv'}\n"
@@ -235,6 +249,7 @@ def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
 
 def _evaluate(options: Evaluate) -> int:
     from robovision.agents.report import evaluate_run
+    from robovision.devices import cpu_count
 
     run = Run.open(options.run)
     out = options.out or options.run / "evaluations" / f"{options.checkpoint}-seed{options.seed}"
@@ -242,8 +257,8 @@ def _evaluate(options: Evaluate) -> int:
     config = dataclasses.replace(
         config,
         seed=options.seed,
-        workers=options.workers or config.workers,
-        env=dataclasses.replace(config.env, horizon=options.horizon or config.env.horizon),
+        workers=options.workers or cpu_count(),
+        env=config.env if options.horizon is None else dataclasses.replace(config.env, horizon=options.horizon),
         evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
     )
     metrics = evaluate_run(run, config, options.checkpoint, out)

@@ -202,8 +202,9 @@ class Metric:
 
     def __str__(self) -> str:
         unit = "" if self.unit == "1" else f" {self.unit}"
-        interval = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
-        return f"{self.value:.3g}{unit}{interval}"
+        notes = [] if self.confidence is None else [f"{self.confidence:.0%} interval {self.low:.3g} to {self.high:.3g}"]
+        notes += [] if self.count is None else [f"n = {self.count}"]
+        return f"{self.value:.3g}{unit}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def _freeze(instance: Any, name: str, dtype: type, shape: Sequence[int | None]) -> None:

@@ -49,6 +49,8 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--device", "cuda"], "PyTorch finds no cuda device here"),
         (["demos", "--task", "metaworld/x"], "unknown task"),
         (["evaluate", "."], "looked for a file run.json"),
+        (["train", "--resume"], "--resume"),
+        (["demos", "--workers", "-1"], "--workers must not be negative, got -1"),
         (["evaluate"], "Missing from robovision evaluate"),
     ],
 )

@@ -41,13 +41,11 @@ def test_every_task_steps_and_its_expert_moves(task: str) -> None:
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
     before = observation["proprioception"]
-    for _ in range(3):
-        observation, _, terminated, truncated, info = env.step(env.expert_action())
-        assert env.observation_space.contains(observation)
-        assert not info["success"]
-    assert truncated
-    assert not terminated
-    assert not np.array_equal(before, observation["proprioception"])
+    steps = [env.step(env.expert_action()) for _ in range(3)]
+    assert all(env.observation_space.contains(observation) for observation, *_ in steps)
+    assert [truncated for _, _, _, truncated, _ in steps] == [False, False, True]
+    assert not any(terminated or info["success"] for _, _, terminated, _, info in steps)
+    assert not np.array_equal(before, steps[-1][0]["proprioception"])
     env.close()
 
 
