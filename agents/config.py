@@ -9,6 +9,7 @@ from typing import Literal
 from robovision.devices import Device, Precision
 from robovision.encoders.names import ENCODERS
 from robovision.envs.registry import EnvOptions, check_task
+from robovision.envs.tasks import MAX_HORIZON
 from robovision.errors import UsageError, unknown
 
 
@@ -67,6 +68,8 @@ class Optimisation:
         for name in ("weight_decay", "shift"):
             if not getattr(self, name) >= 0:
                 raise UsageError(f"optimisation.{name} must not be negative, got {getattr(self, name)}")
+        if self.batch < 2:
+            raise UsageError("optimisation.batch must be at least 2: the policy normalises over the batch")
         if self.batch % self.clip:
             raise UsageError(f"optimisation.batch ({self.batch}) must be a multiple of clip ({self.clip})")
 
@@ -116,6 +119,10 @@ class TrainConfig:
         check_task(self.task)
         if self.demos < 1:
             raise UsageError(f"there must be at least 1 demonstration, got {self.demos}")
+        if not 0 <= self.noise <= 1:
+            raise UsageError(f"noise must lie in 0..1 (actions lie in -1..1), got {self.noise}")
+        if self.env.horizon > MAX_HORIZON:
+            raise UsageError(f"env.horizon must be at most {MAX_HORIZON} steps, got {self.env.horizon}")
         if self.threads < 0 or self.workers < 0:
             raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
         if self.history < 1:

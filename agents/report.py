@@ -32,6 +32,11 @@ def evaluate_run(run: Run, config: TrainConfig, checkpoint: str, out: Path) -> l
     """
     step = find_step(run, checkpoint)
     try:
+        run.at(step)
+    except UsageError as error:
+        others = [path.name.removeprefix("step-").lstrip("0") for path in run.checkpoints()]
+        raise UsageError(f"{error}; choose another with --checkpoint; there are steps {', '.join(others)}") from None
+    try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise cannot_write(out, error) from error
@@ -60,7 +65,10 @@ def find_step(run: Run, checkpoint: str) -> int:
         results = run.path / "results.json"
         if not results.is_file():
             raise UsageError(f"{run.path} is not finished, so there is no best checkpoint; there are steps {steps}")
-        return int(json.loads(results.read_text())["best_step"])
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+        try:
+            return int(json.loads(results.read_text())["best_step"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{results} is damaged ({error!r}); choose one of the steps {steps}") from error
+    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
         raise UsageError(f"no checkpoint {checkpoint!r} in {run.path}; there are final, best and steps {steps}")
     return int(checkpoint)

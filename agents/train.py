@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from robovision import weights
 from robovision.agents.clips import Clips, histories
-from robovision.agents.config import TrainConfig
+from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
 from robovision.agents.plots import learning_curve
 from robovision.agents.policy import Policy, make_policy
@@ -49,7 +49,16 @@ def resolve(config: TrainConfig) -> TrainConfig:
         threads=config.threads or cpu_count(),
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
+        encoder=_resolve_weights(config.encoder),
     )
+
+
+def _resolve_weights(options: EncoderOptions) -> EncoderOptions:
+    """The options with the weight file's absolute path, after reading the file once."""
+    if options.weights is None:
+        return options
+    weights.load(options.weights)
+    return dataclasses.replace(options, weights=options.weights.resolve())
 
 
 def disk_space(config: TrainConfig) -> int:
@@ -76,17 +85,12 @@ class Training:
 
         Raises:
             UsageError: if the loss is no longer finite, or something can't be written or read.
-            KeyboardInterrupt: after writing a checkpoint.
         """
         make_deterministic(self.config.seed, self.config.threads)
         self._collect()
         self._prepare()
         self._restore()
-        try:
-            self._fit()
-        except KeyboardInterrupt:
-            self._save()
-            raise
+        self._fit()
         return self._conclude()
 
     def _collect(self) -> None:
@@ -101,6 +105,9 @@ class Training:
         config = self.config
         episodes = load(self.run.path / "demos", config.demos)
         self.clips = Clips(episodes, config.history, config.optimisation.clip, config.optimisation.shift, config.seed)
+        solved = sum(bool(episode.success[-1]) for episode in episodes)
+        if solved < len(episodes):
+            tqdm.write(f"warning: only {solved} of {len(episodes)} demonstrations end in success; a longer horizon?")
         sizes = episodes[0].proprioception.shape[1], episodes[0].actions.shape[1]
         policy = make_policy(config, *sizes)
         if config.encoder.weights is not None:

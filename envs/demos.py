@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from robovision.envs.registry import EnvOptions, check_task, make
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
-from robovision.files import write_atomically, write_json
+from robovision.files import cannot_write, write_atomically, write_json
 from robovision.seeding import derive
 
 HOLD = 40
@@ -111,7 +111,10 @@ def prepare(options: DemoOptions, folder: Path) -> None:
         ]
         if differing:
             raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
     write_json(manifest, wanted)
 
 
@@ -125,8 +128,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not manifest.is_file():
         raise UsageError(f"{folder} holds no demonstrations: there is no {manifest.name} in it")
     try:
-        content: dict[str, Any] = json.loads(manifest.read_text())
-    except ValueError as error:
+        content: dict[str, Any] = dict(json.loads(manifest.read_text()))
+    except (ValueError, TypeError) as error:
         raise UsageError(f"{manifest} can't be read: {error}") from error
     return content
 

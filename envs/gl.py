@@ -6,9 +6,10 @@ import ctypes
 import os
 import sys
 
-from robovision.errors import UsageError
+from robovision.errors import UsageError, unknown
 
 LIBRARIES = {"egl": "libEGL.so.1", "osmesa": "libOSMesa.so.8"}
+BACKENDS = ("egl", "osmesa", "glfw")
 PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libopengl0 libosmesa6"
 INSTALL = f"sudo apt-get install -y {PACKAGES}"
 
@@ -31,6 +32,8 @@ def choose_backend() -> str:
         chosen = next((name for name, library in LIBRARIES.items() if _loads(library)), "")
         if not chosen:
             raise no_gl(f"neither {' nor '.join(LIBRARIES.values())} loads")
+    if chosen and chosen not in BACKENDS:
+        raise unknown("MUJOCO_GL", chosen, BACKENDS)
     if chosen:
         os.environ["MUJOCO_GL"] = chosen
     return chosen or "glfw"

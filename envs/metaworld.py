@@ -15,6 +15,7 @@ from metaworld.policies import ENV_POLICY_MAP
 from numpy.typing import NDArray
 
 from robovision.envs.registry import EnvOptions
+from robovision.envs.tasks import MAX_HORIZON
 from robovision.errors import UsageError, unknown
 
 Observation = dict[str, NDArray[Any]]
@@ -25,7 +26,6 @@ TOP_CAP2 = View(lookat=(0.0, 0.6, 0.0), distance=0.6708, azimuth=-90.0, elevatio
 SPECTATOR = View(lookat=(0.0, 0.68, 0.1), distance=1.25, azimuth=130.0, elevation=-28.0)
 """A view of the whole arm, for videos."""
 SPECTATOR_SIZE = 192
-MAX_HORIZON = 500
 
 
 class MetaWorldEnv(gymnasium.Env[Observation, Action]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+MAX_HORIZON = 500
+"""Steps after which MetaWorld ends any episode."""
+
 METAWORLD = (
     "metaworld/assembly",
     "metaworld/basketball",

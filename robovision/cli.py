@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -198,7 +199,7 @@ def _train(options: Train) -> int:
         with run.lock():
             metrics = Training(run, config).execute()
     except KeyboardInterrupt:
-        print(f"\nstopped; continue with: robovision train --resume {run.path}", file=sys.stderr)
+        print(f"\nstopped; continue with: {_program()} train --resume {run.path}", file=sys.stderr)
         return 130
     print(_summary(run.path, {m.name: str(m) for m in metrics}, time.monotonic() - began))
     return 0
@@ -207,6 +208,16 @@ def _train(options: Train) -> int:
 def _check_workers(workers: int) -> None:
     if workers < 0:
         raise UsageError(f"--workers must not be negative, got {workers}")
+
+
+def _evaluation_name(options: Evaluate) -> str:
+    horizon = "" if options.horizon is None else f"-horizon{options.horizon}"
+    return f"{options.checkpoint}-seed{options.seed}-episodes{options.episodes}{horizon}"
+
+
+def _program() -> str:
+    """How to call this command again: by its name, or by its path where the shell would not find it."""
+    return "robovision" if shutil.which("robovision") else sys.argv[0]
 
 
 def _new_folder(parent: Path, task: str, seed: int) -> Path:
@@ -230,20 +241,22 @@ def _plan(config: TrainConfig, path: Path) -> str:
 
 
 def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
+    video = path / "evaluation.mp4"
+    film = f"watch      {video}\n" if video.exists() else ""
     return (
         f"\nsuccess on fresh goals\n"
         f"  final weights, at the last step   {metrics['success']}\n"
         f"  final weights, at any step        {metrics['success_any_step']}\n"
         f"  best checkpoint                   {metrics['success_best']}\n"
         f"time       {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
-        f"watch      {path / 'evaluation.mp4'}\n"
+        f"{film}"
         f"curve      {path / 'curve.png'}\n"
         f"numbers    {path / 'results.json'}, {path / 'episodes.csv'}\n"
         f"weights    {path / 'checkpoints'}\n\n"
         f"try next\n"
-        f"  robovision evaluate {path} --episodes 100 --seed 7\n"
-        f"  robovision train --task metaworld/button-press-topdown\n"
-        f"  robovision demos --list"
+        f"  {_program()} evaluate {path} --episodes 100 --seed 7\n"
+        f"  {_program()} train --task metaworld/button-press-topdown\n"
+        f"  {_program()} demos --list"
     )
 
 
@@ -252,7 +265,7 @@ def _evaluate(options: Evaluate) -> int:
     from robovision.devices import cpu_count
 
     run = Run.open(options.run)
-    out = options.out or options.run / "evaluations" / f"{options.checkpoint}-seed{options.seed}"
+    out = options.out or options.run / "evaluations" / _evaluation_name(options)
     config = run.config(TrainConfig)
     config = dataclasses.replace(
         config,

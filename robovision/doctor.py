@@ -90,7 +90,8 @@ def _processor() -> Iterator[Finding]:
     if torch.cuda.is_available():
         for k in range(torch.cuda.device_count()):
             memory = torch.cuda.get_device_properties(k).total_memory
-            yield Finding("GPU", f"{torch.cuda.get_device_name(k)}, {memory / 2**30:.0f} GiB")
+            half = "bfloat16" if torch.cuda.is_bf16_supported() else "float32 only"
+            yield Finding("GPU", f"{torch.cuda.get_device_name(k)}, {memory / 2**30:.0f} GiB, {half}")
     else:
         yield Finding("GPU", "none that PyTorch can use; training runs on the CPU")
 
@@ -148,5 +149,5 @@ def _disk() -> Finding:
     if free < FREE_SPACE:
         return Finding("disk", text, "a training needs about 1 GB: free some, or choose another disk with --out", True)
     if not os.access(Path.cwd(), os.W_OK):
-        return Finding("disk", f"{Path.cwd()} can't be written", "choose another folder with --out")
+        return Finding("disk", f"{Path.cwd()} can't be written", "choose another folder with --out", True)
     return Finding("disk", text)

@@ -96,12 +96,13 @@ class Run:
         Raises:
             UsageError: if the folder holds something, can't be written, or its disk is too full.
         """
-        if path.exists() and any(path.iterdir()):
-            raise UsageError(f"{path} is not empty: continue the run there with --resume, or choose another --out")
         try:
             path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise UsageError(f"{path} is not empty: continue the run there with --resume, or choose another --out")
         except OSError as error:
             raise cannot_write(path, error) from error
+        require_space(path, space)
         content = {
             "format": FORMAT,
             "job": job,
@@ -109,9 +110,7 @@ class Run:
             "environment": describe_machine(),
         }
         write_json(path / "run.json", content)
-        run = cls(path, content)
-        run.require_space(space)
-        return run
+        return cls(path, content)
 
     @classmethod
     def open(cls, path: Path) -> Run:
@@ -164,15 +163,6 @@ class Run:
             except BlockingIOError:
                 raise UsageError(f"another process is working in {self.path}: wait for it or end it") from None
             yield
-
-    def require_space(self, needed: int) -> None:
-        """Raise UsageError unless the folder's disk has this many bytes free."""
-        free = shutil.disk_usage(self.path).free
-        if free < needed:
-            raise UsageError(
-                f"the disk of {self.path} has {free / 1e6:.0f} MB free and the run needs {needed / 1e6:.0f} MB: "
-                f"free some space or choose another folder with --out"
-            )
 
     def save(
         self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: bool
@@ -242,6 +232,8 @@ class Run:
                 step = Checkpoint.open(path).step
             except UsageError:
                 continue
+            if not (path / "optimizer.safetensors").exists():
+                continue  # only kept to be evaluated
             return f"the one before it, of step {step}, is intact: delete the damaged folder and resume from there"
         return "no earlier checkpoint is intact: start again without --resume"
 
@@ -268,6 +260,16 @@ class Run:
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
+
+
+def require_space(folder: Path, needed: int) -> None:
+    """Raise UsageError unless the folder's disk has this many bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UsageError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB free and the run needs {needed / 1e6:.0f} MB: "
+            f"free some space or choose another folder with --out"
+        )
 
 
 def to_dict(config: Any) -> dict[str, Any]:

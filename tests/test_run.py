@@ -59,6 +59,7 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
 def test_a_disk_that_is_too_small_is_said_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="MB free and the run needs 1000000000000 MB"):
         Run.create(tmp_path / "run", "train", TINY, space=10**18)
+    assert not (tmp_path / "run" / "run.json").exists()
 
 
 def test_a_folder_is_for_one_process(tmp_path: Path) -> None:
