@@ -122,6 +122,23 @@ def test_a_killed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) 
     assert ours["return"] == theirs["return"]
 
 
+def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_the_same(finished: Run, tmp_path: Path) -> None:
+    path = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [*COMMAND, "--out", str(path), *TINY_ARGUMENTS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    while process.poll() is None and not checkpoint(4)(path):
+        time.sleep(0.0002)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert f"train --resume {path}" in errors
+    assert "Traceback" not in errors
+    answer = subprocess.run([*COMMAND, "--resume", str(path)], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert final_weights(path) == final_weights(finished.path)
+
+
 def test_a_disk_that_fills_up_costs_nothing_that_was_written(finished: Run, tmp_path: Path) -> None:
     path = tmp_path / "full"
     process = subprocess.Popen(
