@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, SupportsFloat
 
-from robovision.envs.rendering import CROP, Renderer, View  # first: it chooses the backend that mujoco reads
+from robovision.envs.rendering import (
+    CROP,
+    Renderer,
+    View,
+    find_camera,
+)  # first: it chooses the backend that mujoco reads
 
 # isort: split
 import gymnasium
@@ -16,7 +21,7 @@ from numpy.typing import NDArray
 
 from robovision.envs.registry import EnvOptions
 from robovision.envs.tasks import MAX_HORIZON
-from robovision.errors import UsageError, unknown
+from robovision.errors import UsageError
 
 Observation = dict[str, NDArray[Any]]
 Action = NDArray[np.float32]
@@ -55,7 +60,9 @@ class MetaWorldEnv(gymnasium.Env[Observation, Action]):
         self._state = np.zeros(39)
         self._steps = 0
         self._over = True
-        self._renderer = Renderer(self._env.model, self._camera(), options.size, options.preset, CROP)
+        view = TOP_CAP2 if options.camera == "default" else options.camera
+        self._camera = find_camera(self._env.model, view, CROP)
+        self._renderer = Renderer(self._env.model, options.size, options.preset)
         self._spectator: Renderer | None = None
         bounds = self._env.sawyer_observation_space
         self.observation_space = spaces.Dict(  # type: ignore[assignment]
@@ -91,8 +98,9 @@ class MetaWorldEnv(gymnasium.Env[Observation, Action]):
     def render(self) -> NDArray[np.uint8]:
         """The whole arm from a spectator's place, uint8 [192, 192, 3], for videos."""
         if self._spectator is None:
-            self._spectator = Renderer(self._env.model, SPECTATOR, SPECTATOR_SIZE, self.options.preset)
-        return self._spectator.render(self._env.data).transpose(1, 2, 0)
+            self._spectator = Renderer(self._env.model, SPECTATOR_SIZE, self.options.preset)
+        view = find_camera(self._env.model, SPECTATOR)
+        return self._spectator.pixels(self._env.data, view).transpose(1, 2, 0)
 
     def close(self) -> None:
         """Frees the OpenGL contexts."""
@@ -101,18 +109,9 @@ class MetaWorldEnv(gymnasium.Env[Observation, Action]):
             self._spectator.close()
         self._env.close()
 
-    def _camera(self) -> str | View:
-        model = self._env.model
-        names = [model.camera(i).name for i in range(model.ncam)]
-        if self.options.camera == "default":
-            return TOP_CAP2
-        if self.options.camera not in names:
-            raise unknown("camera", self.options.camera, ["default", *names])
-        return self.options.camera
-
     def _observe(self) -> Observation:
         return {
-            "pixels": self._renderer.render(self._env.data),
+            "pixels": self._renderer.pixels(self._env.data, self._camera),
             "proprioception": self._state[:4].astype(np.float32),
         }
 

@@ -1,16 +1,19 @@
-"""Pixels of a MuJoCo model, by named presets of quality against speed."""
+"""Pixels, depth and segmentation of a MuJoCo model, by named presets of quality against speed."""
 
 from __future__ import annotations
 
-import math
+import importlib
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from robovision.envs.gl import choose_backend, no_gl
+from robovision.errors import UsageError, unknown
 
-choose_backend()
+BACKEND = choose_backend()
 
-import mujoco  # noqa: E402  (the backend is read at import)
+import mujoco  # noqa: E402  (simulators' own renderers read the backend at import)
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
@@ -30,40 +33,91 @@ class Quality:
 
 QUALITY = {"fast": Quality(1024, 0, False), "fastest": Quality(0, 0, False)}
 """What each preset changes; `exact` is not here because it changes nothing."""
+PRESETS = ("exact", *QUALITY)
 
 
 @dataclass(frozen=True)
 class View:
-    """A free camera: looks at a point (metres) from a distance (metres), angles in degrees."""
+    """A free camera: looks at a point (metres) from a distance (metres), angles in degrees.
+
+    Convention: azimuth is the direction of sight around the world's z axis, 0 along +x and 90 along +y;
+    elevation is its angle above the horizon, so -90 looks straight down.
+    """
 
     lookat: tuple[float, float, float]
     distance: float
     azimuth: float
     elevation: float
 
-    def camera(self) -> mujoco.MjvCamera:
+
+@dataclass(frozen=True)
+class Camera:
+    """Where a picture is taken from: a camera of the model by its number, or a free view.
+
+    `crop` is the share of the field of view, in tangents, that is kept in the middle.
+    """
+
+    place: int | View
+    crop: float = 1.0
+
+    def resolve(self) -> mujoco.MjvCamera:
         """The same as MuJoCo's camera."""
         camera = mujoco.MjvCamera()
-        camera.lookat[:] = self.lookat
-        camera.distance, camera.azimuth, camera.elevation = self.distance, self.azimuth, self.elevation
+        if isinstance(self.place, View):
+            camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+            camera.lookat[:] = self.place.lookat
+            camera.distance, camera.azimuth = self.place.distance, self.place.azimuth
+            camera.elevation = self.place.elevation
+        else:
+            camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+            camera.fixedcamid = self.place
         return camera
 
 
-class Renderer:
-    """Renders one camera of one model into uint8 images [3, size, size].
+def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1.0) -> Camera:
+    """The camera of this name in the model, or the free view, with its field of view narrowed to the middle.
 
-    Changes the model's quality settings and fields of view, which say nothing about its physics. Close it
-    yourself: left to the end of the interpreter, OpenGL prints errors.
+    Raises:
+        UsageError: for a name that no camera of the model has, with the nearest ones, and for a crop
+            outside (0, 1].
+    """
+    if not 0 < crop <= 1:
+        raise UsageError(f"crop keeps a share of the picture in (0, 1], got {crop}")
+    if isinstance(name_or_view, View):
+        return Camera(name_or_view, crop)
+    names = [model.camera(i).name for i in range(model.ncam)]
+    if name_or_view not in names:
+        raise unknown("camera", name_or_view, names)
+    return Camera(names.index(name_or_view), crop)
+
+
+class Renderer:
+    """Renders one model, from any of its cameras, into square images in memory of their own.
+
+    Changes the model's visual quality settings, which say nothing about its physics. Close it yourself.
 
     Args:
         model: the model.
-        camera: a camera's name in the model, or a free view.
-        size: side of the image in pixels.
+        size: side of the images in pixels.
         preset: `exact`, `fast` or `fastest`.
-        crop: share of the field of view, in tangents, that is kept in the middle.
+        geomgroups: the groups of geoms to show; MuJoCo's default 0, 1, 2 without it.
+        rangefinders: draw the rays of rangefinder sensors, as MuJoCo does and dm_control doesn't.
+
+    Raises:
+        UsageError: for an unknown preset; without OpenGL, naming the packages to install.
     """
 
-    def __init__(self, model: mujoco.MjModel, camera: str | View, size: int, preset: str, crop: float = 1.0) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        size: int,
+        preset: str,
+        *,
+        geomgroups: Sequence[int] | None = None,
+        rangefinders: bool = True,
+    ) -> None:
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
         model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
         model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         quality = QUALITY.get(preset)
@@ -71,51 +125,94 @@ class Renderer:
             model.vis.quality.shadowsize = quality.shadow_map
             model.vis.quality.offsamples = quality.samples
         self._model = model
-        self._camera = camera if isinstance(camera, str) else camera.camera()
-        self._fovy = _narrow(_fovy(model, camera), crop)
-        self._renderer = _open(model, size)
+        self._size = size
+        self._rect = mujoco.MjrRect(0, 0, size, size)
+        self._options = mujoco.MjvOption()
+        self._options.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = rangefinders
+        if geomgroups is not None:
+            self._options.geomgroup[:] = [group in geomgroups for group in range(mujoco.mjNGROUP)]
+        self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         if quality is not None:
-            self._renderer.scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
-            self._renderer.scene.flags[FLAGS.mjRND_REFLECTION] = quality.reflections
+            self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
+            self._scene.flags[FLAGS.mjRND_REFLECTION] = quality.reflections
+        self._gl, self._context = _open(model)
 
-    def render(self, data: mujoco.MjData) -> NDArray[np.uint8]:
-        """The image of the model in this state, [3, size, size], RGB, in memory of its own."""
-        before = _fovy(self._model, self._camera)
-        _set_fovy(self._model, self._camera, self._fovy)
-        self._renderer.update_scene(data, self._camera)
-        _set_fovy(self._model, self._camera, before)
-        return np.ascontiguousarray(self._renderer.render().transpose(2, 0, 1))
+    def pixels(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.uint8]:
+        """The image of the model in this state, uint8 [3, size, size], RGB, first row on top."""
+        image = np.empty((self._size, self._size, 3), np.uint8)
+        self._draw(data, camera, image, None)
+        return np.ascontiguousarray(image[::-1].transpose(2, 0, 1))
+
+    def depth(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.float32]:
+        """Distance along the optical axis, float32 [1, size, size], metres; that of the far plane where nothing is."""
+        buffer = np.empty((self._size, self._size), np.float32)
+        self._draw(data, camera, None, buffer, labels=True)
+        view = self._scene.camera[0]
+        near, far = float(view.frustum_near), float(view.frustum_far)
+        inverse = buffer[::-1].astype(np.float64)  # 1 at the near plane, 0 at the far one
+        metres = far - inverse * (far - near) if view.orthographic else near * far / (near + inverse * (far - near))
+        return metres[None].astype(np.float32)
+
+    def segmentation(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.int32]:
+        """What each pixel shows, int32 [2, size, size]: the object's number and its mjtObj type, -1 for nothing."""
+        image = np.empty((self._size, self._size, 3), np.uint8)
+        self._draw(data, camera, image, None, labels=True)
+        colour = image[::-1].astype(np.int32)
+        label = colour[..., 0] + (colour[..., 1] << 8) + (colour[..., 2] << 16)
+        table = np.full((self._scene.ngeom + 1, 2), -1, np.int32)
+        for geom in self._scene.geoms[: self._scene.ngeom]:
+            if geom.segid >= 0:
+                table[geom.segid + 1] = geom.objid, geom.objtype
+        return np.ascontiguousarray(table[label].transpose(2, 0, 1))
 
     def close(self) -> None:
-        """Frees the OpenGL context."""
-        self._renderer.close()
+        """Frees the OpenGL context. Closing twice does nothing."""
+        if self._gl is not None:
+            self._gl.make_current()
+            self._context.free()
+            self._gl.free()
+            self._gl = None
+
+    def _draw(
+        self,
+        data: mujoco.MjData,
+        camera: Camera,
+        image: NDArray[np.uint8] | None,
+        depth: NDArray[np.float32] | None,
+        labels: bool = False,
+    ) -> None:
+        """Render one camera and read the bottom row first; `labels` paints each object in the colour of its number."""
+        if self._gl is None:
+            raise UsageError("this renderer is closed: make a new one to render")
+        scene = self._scene
+        mujoco.mjv_updateScene(
+            self._model, data, self._options, None, camera.resolve(), mujoco.mjtCatBit.mjCAT_ALL, scene
+        )
+        for eye in scene.camera:
+            eye.frustum_center *= camera.crop
+            eye.frustum_width *= camera.crop
+            eye.frustum_bottom *= camera.crop
+            eye.frustum_top *= camera.crop
+        scene.flags[FLAGS.mjRND_SEGMENT] = scene.flags[FLAGS.mjRND_IDCOLOR] = labels
+        self._gl.make_current()
+        mujoco.mjr_render(self._rect, scene, self._context)
+        mujoco.mjr_readPixels(image, depth, self._rect, self._context)
 
 
-def _open(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
-    """MuJoCo's renderer, or UsageError without the noise that its half-made contexts print when they go."""
+def _open(model: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
+    """A current OpenGL context and MuJoCo's, or UsageError without the noise of half-made contexts that go."""
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
-        return mujoco.Renderer(model, size, size)
+        gl = importlib.import_module(f"mujoco.{BACKEND}").GLContext(
+            model.vis.global_.offwidth, model.vis.global_.offheight
+        )
+        gl.make_current()
+        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
+        context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
+        return gl, context
     except Exception as error:  # each GL backend raises its own types
         reason = f"{type(error).__name__}: {error}"
     finally:
         sys.unraisablehook = hook
     raise no_gl(reason)
-
-
-def _fovy(model: mujoco.MjModel, camera: str | View | mujoco.MjvCamera) -> float:
-    if isinstance(camera, str):
-        return float(model.camera(camera).fovy[0])
-    return float(model.vis.global_.fovy)
-
-
-def _set_fovy(model: mujoco.MjModel, camera: str | mujoco.MjvCamera, fovy: float) -> None:
-    if isinstance(camera, str):
-        model.camera(camera).fovy[0] = fovy
-    else:
-        model.vis.global_.fovy = fovy
-
-
-def _narrow(fovy: float, crop: float) -> float:
-    """The field of view in degrees that shows the middle `crop` of what `fovy` shows."""
-    return 2 * math.degrees(math.atan(crop * math.tan(math.radians(fovy) / 2)))

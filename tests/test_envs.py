@@ -93,21 +93,6 @@ def test_presets_differ_only_in_light() -> None:
         assert low < np.abs(images[preset] - images["exact"]).mean() < high
 
 
-def test_a_narrow_view_is_the_middle_of_the_wide_one(env: MetaWorldEnv) -> None:
-    from robovision.envs.metaworld import TOP_CAP2
-    from robovision.envs.rendering import CROP, Renderer
-
-    env.reset(seed=0)
-    model, data = env._env.model, env._env.data
-    wide, narrow = Renderer(model, TOP_CAP2, 256, "exact"), Renderer(model, TOP_CAP2, 224, "exact", CROP)
-    middle = wide.render(data)[:, 16:-16, 16:-16].astype(float)
-    difference = np.abs(middle - narrow.render(data))
-    shifted = np.abs(middle - np.roll(middle, 2, axis=2))
-    for renderer in (wide, narrow):
-        renderer.close()
-    assert difference.mean() < 1.0 < shifted.mean()
-
-
 @pytest.mark.parametrize(
     ("action", "message"),
     [
