@@ -8,8 +8,7 @@ from typing import Literal
 
 from robovision.devices import Device, Precision
 from robovision.encoders.names import ENCODERS
-from robovision.envs.registry import EnvOptions, check_task
-from robovision.envs.tasks import MAX_HORIZON
+from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError, unknown
 
 
@@ -104,7 +103,7 @@ class TrainConfig:
     """Disturbance of the demonstrations; see `robovision demos --help`."""
     history: int = 1
     """How many images the policy sees at once; 3 in the CortexBench protocol."""
-    env: EnvOptions = EnvOptions(size=64, preset="fastest", horizon=200)
+    env: EnvOptions = EnvOptions(size=64, preset="fastest")
     encoder: EncoderOptions = EncoderOptions()
     optimisation: Optimisation = Optimisation()
     evaluation: Evaluation = Evaluation()
@@ -116,13 +115,19 @@ class TrainConfig:
     """Processes that simulate; 0: as many as there are cores. They don't change the result."""
 
     def __post_init__(self) -> None:
-        check_task(self.task)
+        seen = resolve(self.task, self.env)
+        if "pixels" not in seen.observe:
+            raise UsageError(f"a policy sees pixels, but env.observe is {', '.join(seen.observe)}")
+        if len(seen.cameras) > 1:
+            raise UsageError(f"a policy sees one camera, but env.cameras are {', '.join(seen.cameras)}")
+        if seen.frame_stack > 1:
+            raise UsageError(
+                f"use --history instead of --env.frame-stack {seen.frame_stack}: each image is embedded once"
+            )
         if self.demos < 1:
             raise UsageError(f"there must be at least 1 demonstration, got {self.demos}")
         if not 0 <= self.noise <= 1:
             raise UsageError(f"noise must lie in 0..1 (actions lie in -1..1), got {self.noise}")
-        if self.env.horizon > MAX_HORIZON:
-            raise UsageError(f"env.horizon must be at most {MAX_HORIZON} steps, got {self.env.horizon}")
         if self.threads < 0 or self.workers < 0:
             raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
         if self.history < 1:

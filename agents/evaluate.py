@@ -44,17 +44,19 @@ class Outcome:
     """How one episode went.
 
     Convention:
-        success: at the last step, as the field's protocol asks.
-        success_any: at any step.
+        success: at the last step, as the field's protocol asks; None for a task that defines no success.
+        success_any: at any step, or None.
         first_success: the step of the first success, counted from 1, or None.
+        score: the task's own in 0..1, at the last step; None for a task that defines none.
         total_reward: the undiscounted sum.
     """
 
     episode: int
     seed: int
-    success: bool
-    success_any: bool
+    success: bool | None
+    success_any: bool | None
     first_success: int | None
+    score: float | None
     total_reward: float
     steps: int
 
@@ -69,14 +71,23 @@ class Judged:
     lost: int
 
     def metrics(self) -> list[Metric]:
-        """Success at the last step and at any step, with Wilson intervals, and the mean return."""
+        """What the task is judged by comes first.
+
+        Success at the last step and at any step, with Wilson intervals, or the mean score; and the mean return.
+        """
         count = len(self.outcomes)
-        rewards = [o.total_reward for o in self.outcomes]
-        return [
-            Metric.proportion("success", sum(o.success for o in self.outcomes), count),
-            Metric.proportion("success_any_step", sum(o.success_any for o in self.outcomes), count),
-            Metric("return", float(np.mean(rewards)), "reward", count=count),
-        ]
+        success = [o.success for o in self.outcomes if o.success is not None]
+        scores = [o.score for o in self.outcomes if o.score is not None]
+        metrics = []
+        if success:
+            metrics.append(Metric.proportion("success", sum(success), count))
+            metrics.append(
+                Metric.proportion("success_any_step", sum(bool(o.success_any) for o in self.outcomes), count)
+            )
+        if scores:
+            metrics.append(Metric("score", float(np.mean(scores)), "1", count=count))
+        metrics.append(Metric("return", float(np.mean([o.total_reward for o in self.outcomes])), "reward", count=count))
+        return metrics
 
 
 def evaluate(
@@ -167,8 +178,8 @@ class _Player:
         self._config = config
         self._film = film
         self._envs = [make(config.task, config.env) for _ in range(min(GROUP, config.evaluation.episodes))]
-        observation, _ = self._envs[0].reset(seed=0)
-        sizes = len(observation["proprioception"]), len(self._envs[0].action_space.sample())
+        felt = self._envs[0].boxes.get("proprioception")
+        sizes = 0 if felt is None else len(felt.low), len(self._envs[0].action_space.low)
         self._policy = load_policy(config, model, *sizes)
 
     def __call__(self, numbers: tuple[int, ...]) -> list[tuple[Outcome, Film | None]]:
@@ -177,20 +188,22 @@ class _Player:
         observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
         history = History(self._policy.history)
         filmed = [number for number in numbers if self._film and number < FILMED]
-        rewards, success, films = [], [], []
-        for step in range(self._config.env.horizon):
+        rewards: list[list[float]] = [[] for _ in envs]
+        infos: list[list[dict[str, Any]]] = [[] for _ in envs]
+        films: list[list[Film]] = [[] for _ in filmed]
+        playing = set(range(len(envs)))
+        while playing:
             actions = self._act(observations, history)
-            moves = [env.step(action) for env, action in zip(envs, actions, strict=True)]
-            observations = [move[0] for move in moves]
-            rewards.append([move[1] for move in moves])
-            success.append([move[4]["success"] for move in moves])
-            if step % FILM_EVERY == 0:
-                films.append([env.render() for env in envs[: len(filmed)]])
-        outcomes = [
-            _outcome(number, seed, np.array(success)[:, k], np.array(rewards)[:, k])
-            for k, (number, seed) in enumerate(zip(numbers, seeds, strict=True))
-        ]
-        frames = [np.stack([row[k] for row in films]) if k < len(filmed) else None for k in range(len(numbers))]
+            for k in sorted(playing):
+                observations[k], reward, terminated, truncated, info = envs[k].step(actions[k])
+                rewards[k].append(float(reward))
+                infos[k].append(info)
+                if terminated or truncated:
+                    playing.remove(k)
+                if k < len(films) and (len(rewards[k]) % FILM_EVERY == 1 or terminated):
+                    films[k].append(envs[k].render())
+        outcomes = [_outcome(number, seeds[k], infos[k], rewards[k]) for k, number in enumerate(numbers)]
+        frames = [np.stack(films[k]) if k < len(films) else None for k in range(len(numbers))]
         return list(zip(outcomes, frames, strict=True))
 
     def close(self) -> None:
@@ -200,13 +213,23 @@ class _Player:
     @torch.inference_mode()
     def _act(self, observations: list[dict[str, NDArray[Any]]], history: History) -> NDArray[np.float32]:
         images = torch.from_numpy(np.stack([o["pixels"] for o in observations]))
-        proprioception = torch.from_numpy(np.stack([o["proprioception"] for o in observations]))
+        nothing = np.zeros(0, np.float32)
+        proprioception = torch.from_numpy(np.stack([o.get("proprioception", nothing) for o in observations]))
         actions = self._policy.act(history.push(self._policy.embed(images)), proprioception)
         clipped: NDArray[np.float32] = actions.clamp(-1, 1).numpy()
         return clipped
 
 
-def _outcome(number: int, seed: int, success: NDArray[np.bool_], rewards: NDArray[np.float64]) -> Outcome:
-    steps = np.flatnonzero(success)
-    first = int(steps[0]) + 1 if len(steps) else None
-    return Outcome(number, seed, bool(success[-1]), first is not None, first, float(rewards.sum()), len(success))
+def _outcome(number: int, seed: int, infos: list[dict[str, Any]], rewards: list[float]) -> Outcome:
+    first = next((k for k, info in enumerate(infos, start=1) if info.get("success")), None)
+    last, judged = infos[-1], "success" in infos[-1]
+    return Outcome(
+        episode=number,
+        seed=seed,
+        success=bool(last["success"]) if judged else None,
+        success_any=first is not None if judged else None,
+        first_success=first,
+        score=float(last["score"]) if "score" in last else None,
+        total_reward=float(np.sum(rewards)),
+        steps=len(rewards),
+    )

@@ -24,13 +24,19 @@ def learning_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, 
     left.set(xlabel="training step", ylabel="squared error (deviations of the actions)", yscale="log")
     left.legend(frameon=False)
     success = {step: record.metrics()[0] for step, record in sorted(judged.items())}
-    below = [metric.value - (metric.low or 0.0) for metric in success.values()]
-    above = [(metric.high or 0.0) - metric.value for metric in success.values()]
+    below = [metric.value - (metric.value if metric.low is None else metric.low) for metric in success.values()]
+    above = [(metric.value if metric.high is None else metric.high) - metric.value for metric in success.values()]
+    name = next(iter(success.values())).name
     values = [metric.value for metric in success.values()]
     right.errorbar(list(success), values, [below, above], fmt="o-", capsize=4, color="tab:green")
-    right.set(xlabel="training step", ylabel="success at the last step", ylim=(-0.03, 1.03))
+    right.set(xlabel="training step", ylabel=f"{name} at the last step")
+    if name != "return":
+        right.set_ylim(-0.03, 1.03)
     right.set_xlim(0, max(success) * 1.05)
-    right.set_title(f"{config.evaluation.episodes} fresh goals, 95 % Wilson intervals", fontsize=9)
+    right.set_title(
+        f"{config.evaluation.episodes} fresh starts" + (", 95 % Wilson intervals" if name == "success" else ""),
+        fontsize=9,
+    )
     for axes in (left, right):
         axes.grid(alpha=0.3)
     with write_atomically(path) as file:

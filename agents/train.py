@@ -25,6 +25,7 @@ from robovision.agents.policy import Policy, make_policy
 from robovision.agents.video import write_mosaic
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.envs.demos import DemoOptions, collect, load
+from robovision.envs.registry import resolve as resolve_env
 from robovision.errors import UsageError
 from robovision.files import write_csv
 from robovision.progress import move
@@ -50,6 +51,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
         encoder=_resolve_weights(config.encoder),
+        env=resolve_env(config.task, config.env),
     )
 
 
@@ -198,14 +200,14 @@ class Training:
             write_mosaic(self._video, judged.films, judged.outcomes)
         write_record(self.run, judged)
         self.judged[step] = judged
-        tqdm.write(f"success at step {step} of {self.steps}: {judged.metrics()[0]}")
+        tqdm.write(f"{judged.metrics()[0].name} at step {step} of {self.steps}: {judged.metrics()[0]}")
 
     def _conclude(self) -> list[Metric]:
         final = self.judged[self.steps]
         best = max(self.judged.values(), key=lambda j: (j.metrics()[0].value, j.step))
         metrics = [
             *final.metrics(),
-            dataclasses.replace(best.metrics()[0], name="success_best"),
+            dataclasses.replace(best.metrics()[0], name=f"{best.metrics()[0].name}_best"),
             Metric("training_time", round(self._seconds, 1), "s"),
         ]
         write_curve(self.run.path / "curve.csv", self.curve, self.judged)
@@ -263,10 +265,11 @@ def load_pretrained(policy: Policy, path: Path) -> None:
 
 
 def write_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, Judged]) -> None:
-    """The learning curve as CSV: step, loss, learning rate, and success where it was evaluated."""
+    """The learning curve as CSV: step, loss, learning rate, and what the task is judged by where it was evaluated."""
+    name = next((record.metrics()[0].name for record in judged.values()), "success")
     success = {step: record.metrics()[0].value for step, record in judged.items()}
     rows = {int(row["step"]): row for row in curve}
     for step in success:
         rows.setdefault(step, {"step": step})
-    lines = [{**rows[step], "success": success.get(step, "")} for step in sorted(rows)]
-    write_csv(path, ["step", "loss", "lr", "success"], lines)
+    lines = [{**rows[step], name: success.get(step, "")} for step in sorted(rows)]
+    write_csv(path, ["step", "loss", "lr", name], lines)

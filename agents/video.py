@@ -66,7 +66,9 @@ def layout(count: int) -> tuple[int, int]:
 
 
 def _colour(outcome: Outcome, time: int, over: bool) -> tuple[int, int, int]:
-    """Green from the first success on; what counts in the end is success at the last step."""
+    """Green from the first success on; what counts in the end is success at the last step. Grey without success."""
+    if outcome.success is None:
+        return RUNNING
     if over:
         return SOLVED if outcome.success else FAILED
     first = outcome.first_success

@@ -61,7 +61,7 @@ def simulators_own_way(size: int) -> Callable[[], object]:
 
 def our_way(size: int, preset: str) -> Callable[[], object]:
     """Ten steps of ours, with an observation of pixels at each."""
-    env = make("metaworld/drawer-open", EnvOptions(size=size, preset=preset, camera="corner3"))  # type: ignore[arg-type]
+    env = make("metaworld/drawer-open", EnvOptions(size=size, preset=preset, cameras=("corner3",)))  # type: ignore[arg-type]
     env.reset(seed=0)
     action = np.zeros(4, np.float32)
     return lambda: [env.step(action) for _ in range(10)]

@@ -5,9 +5,16 @@ Importing this needs neither a simulator nor OpenGL; making an environment does.
 
 from __future__ import annotations
 
+import contextlib
+
 if __name__ == "envs":
     raise ImportError("import this package as `robovision.envs`, not as `envs`")
 
-from robovision.envs.registry import EnvOptions, list_tasks, make
+from robovision.envs.registry import EnvOptions, list_tasks, make, make_vec
 
-__all__ = ["EnvOptions", "list_tasks", "make"]
+with contextlib.suppress(ModuleNotFoundError):  # without the extra `sim` there is no Gymnasium to register with
+    from robovision.envs.gymnasium_ids import register
+
+    register()
+
+__all__ = ["EnvOptions", "list_tasks", "make", "make_vec"]

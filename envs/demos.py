@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.registry import EnvOptions, check_task, make
+from robovision.envs.registry import EnvOptions, find_task, make
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
 from robovision.files import cannot_write, write_atomically, write_json
@@ -46,7 +46,7 @@ class DemoOptions:
     """How the task is seen."""
 
     def __post_init__(self) -> None:
-        check_task(self.task)
+        find_task(self.task)
         if not 0 <= self.noise <= 1:
             raise UsageError(f"noise must lie in 0..1 (actions lie in -1..1), got {self.noise}")
         if self.episodes < 1:

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from robovision.envs.tasks import METAWORLD
+from robovision.envs.tasks import TASKS, Observable, Task
 from robovision.errors import UsageError, unknown
 
 if TYPE_CHECKING:
-    from robovision.envs.metaworld import MetaWorldEnv
+    from robovision.envs.env import PixelEnv
+    from robovision.envs.simulation import Simulation
+    from robovision.envs.vector import PixelVecEnv
 
 Preset = Literal["exact", "fast", "fastest"]
+MJCF = "mjcf/"
+SIMULATIONS = {
+    "metaworld": "robovision.envs.metaworld:MetaWorld",
+    "dmc": "robovision.envs.dmc:ControlSuite",
+    "adroit": "robovision.envs.adroit:Adroit",
+    "mujoco": "robovision.envs.gymnasium_mujoco:GymnasiumMujoco",
+    "mjcf": "robovision.envs.mjcf:Mjcf",
+}
+"""The class of each family; its module is imported when the first of its tasks is made."""
 
 
 @dataclass(frozen=True)
@@ -19,47 +32,157 @@ class EnvOptions:
     """How a task is seen and how long it lasts."""
 
     size: int = 224
-    """Side of the square image in pixels."""
-    camera: str = "default"
-    """A camera of the simulator's model, or the task's own default."""
+    """Side of the square images in pixels."""
+    cameras: tuple[str, ...] = ("default",)
+    """Names of cameras in the simulator's model, `default` for the task's own, or free views written as
+    `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`."""
     preset: Preset = "fast"
-    """Rendering: `exact` as the simulator draws it, `fast` with coarser shadows and without reflections and
-    multisampling, `fastest` without shadows too."""
-    horizon: int = 500
-    """Steps an episode."""
+    """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` leaves out
+    the shadows too."""
+    horizon: int = 0
+    """Steps an episode; 0: the task's own."""
+    frame_skip: int = 0
+    """The simulator's control steps for which one action is repeated; 0: the task's own."""
+    frame_stack: int = 1
+    """How many images, oldest first, are stacked along the channels; at the start the first one repeats."""
+    observe: tuple[Observable, ...] = ()
+    """What an observation holds: pixels, depth, segmentation, proprioception, state; empty: the task's own."""
+    show_goal: bool = True
+    """Draw MetaWorld's mark at the goal, as the field's protocol does."""
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096:
             raise UsageError(f"image size must lie in 16..4096 pixels, got {self.size}")
-        if self.horizon < 1:
-            raise UsageError(f"horizon must be at least 1 step, got {self.horizon}")
+        if self.preset not in get_args(Preset):
+            raise unknown("preset", self.preset, get_args(Preset))
+        for name, least in (("horizon", 0), ("frame_skip", 0), ("frame_stack", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        for name in ("cameras", "observe"):
+            items = getattr(self, name)
+            if isinstance(items, str):
+                raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
+            if len(set(items)) < len(items):
+                raise UsageError(f"{name} names something twice: {', '.join(items)}")
+        if not self.cameras:
+            raise UsageError("cameras must name at least one camera")
+        for item in self.observe:
+            if item not in get_args(Observable):
+                raise unknown("observation", item, get_args(Observable))
 
 
 def list_tasks() -> tuple[str, ...]:
-    """Every task that `make` knows.
+    """Every task that `make` knows by name.
 
-    >>> "metaworld/drawer-open" in list_tasks()
+    >>> "metaworld/drawer-open" in list_tasks() and "dmc/walker-walk" in list_tasks()
     True
     """
-    return METAWORLD
+    return tuple(TASKS)
 
 
-def check_task(task: str) -> None:
-    """Raise UsageError, with the nearest names, unless `make` knows this task."""
-    if task not in list_tasks():
-        raise unknown("task", task, list_tasks())
-
-
-def make(task: str, options: EnvOptions | None = None) -> MetaWorldEnv:
-    """The environment of a task such as `metaworld/drawer-open`.
-
-    Its observations are a dictionary of `pixels`, uint8 [3, size, size], RGB, and `proprioception`, float32.
+def find_task(name: str) -> Task:
+    """What a task is like when no option says otherwise.
 
     Raises:
-        UsageError: for an unknown task or camera, naming the nearest ones; without OpenGL, naming the
-            packages to install.
+        UsageError: for a name that `make` does not know, with the nearest ones.
     """
-    check_task(task)
-    from robovision.envs.metaworld import MetaWorldEnv
+    if name.startswith(MJCF):
+        return Task(name, 1, 1000, ("pixels", "proprioception"), "0", "return")
+    if name not in TASKS:
+        raise unknown("task", name, (*TASKS, "mjcf/PATH"))
+    return TASKS[name]
 
-    return MetaWorldEnv(task.removeprefix("metaworld/"), options or EnvOptions())
+
+def resolve(name: str, options: EnvOptions) -> EnvOptions:
+    """The options with every 0, `default` and empty tuple replaced by what it means for this task.
+
+    >>> options = resolve("dmc/walker-walk", EnvOptions())
+    >>> options.horizon, options.frame_skip, options.observe, options.cameras
+    (500, 2, ('pixels',), ('0',))
+
+    Raises:
+        UsageError: for an unknown task, and for a horizon beyond the simulator's own end.
+    """
+    task = find_task(name)
+    options = dataclasses.replace(
+        options,
+        frame_skip=options.frame_skip or task.frame_skip,
+        observe=options.observe or task.observe,
+        cameras=tuple(task.camera if camera == "default" else camera for camera in options.cameras),
+    )
+    horizon = options.horizon or (task.limit // options.frame_skip if task.limit else task.horizon)
+    if task.limit and horizon * options.frame_skip > task.limit:
+        raise UsageError(
+            f"{name} ends after {task.limit} steps: horizon {horizon} with frame_skip {options.frame_skip} is too long"
+        )
+    return dataclasses.replace(options, horizon=horizon)
+
+
+def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelEnv:
+    """The environment of a task such as `metaworld/drawer-open`, `dmc/walker-walk` or `mjcf/arm.xml`.
+
+    Its observations are a dictionary of what `observe` names: `pixels`, uint8 [3, size, size], RGB;
+    `depth`, float32 [1, size, size], metres; `segmentation`, int32 [2, size, size], object number and type;
+    `proprioception` and `state`, float32 vectors. Actions are float32 in -1..1, scaled to the actuators.
+
+    Args:
+        task: family and name.
+        options: how it is seen; each may also be given by name, as in `make("dmc/walker-walk", size=84)`.
+        changes: options by name, on top of `options`.
+
+    Raises:
+        UsageError: for an unknown task, camera or option, naming the nearest ones; without OpenGL, naming the
+            packages to install; for a broken MJCF file, with MuJoCo's message.
+    """
+    from robovision.envs.env import PixelEnv
+
+    resolved = resolve(task, with_changes(options, changes))
+    return PixelEnv(task, make_simulation(task), resolved)
+
+
+def make_vec(
+    task: str,
+    count: int,
+    options: EnvOptions | None = None,
+    *,
+    workers: int | None = None,
+    timeout: float = 60.0,
+    **changes: Any,
+) -> PixelVecEnv:
+    """The same task `count` times, in processes of their own, as a `gymnasium.vector.VectorEnv`.
+
+    Args:
+        task: family and name.
+        count: how many environments.
+        options: how they are seen; each may also be given by name.
+        workers: processes that share the environments; as many as there are cores without it.
+        timeout: seconds that a worker may take over one step before it is replaced.
+        changes: options by name, on top of `options`.
+
+    Raises:
+        UsageError: as `make` does, and for a count or a number of workers below 1.
+    """
+    from robovision.envs.vector import PixelVecEnv
+
+    return PixelVecEnv(task, count, with_changes(options, changes), workers=workers, timeout=timeout)
+
+
+def with_changes(options: EnvOptions | None, changes: dict[str, Any]) -> EnvOptions:
+    """The options with some replaced by name; UsageError for an unknown name, with the nearest ones."""
+    names = [field.name for field in dataclasses.fields(EnvOptions)]
+    for name in changes:
+        if name not in names:
+            raise unknown("option", name, names)
+    return dataclasses.replace(options or EnvOptions(), **changes)
+
+
+def make_simulation(task: str) -> Simulation:
+    """The simulator of a task by itself, without cameras."""
+    find_task(task)
+    family, name = task.split("/", 1)
+    module, attribute = SIMULATIONS[family].split(":")
+    try:
+        simulation: Simulation = getattr(importlib.import_module(module), attribute)(name)
+    except ModuleNotFoundError as error:
+        raise UsageError(f"{task} needs {error.name}: pip install 'robovision[sim]'") from error
+    return simulation

@@ -165,6 +165,14 @@ class Renderer:
                 table[geom.segid + 1] = geom.objid, geom.objtype
         return np.ascontiguousarray(table[label].transpose(2, 0, 1))
 
+    def upload_heights(self) -> None:
+        """Take over height fields that have changed in the model since the last time."""
+        if self._gl is None:
+            raise UsageError("this renderer is closed: make a new one to render")
+        self._gl.make_current()
+        for number in range(self._model.nhfield):
+            mujoco.mjr_uploadHField(self._model, self._context, number)
+
     def close(self) -> None:
         """Frees the OpenGL context. Closing twice does nothing."""
         if self._gl is not None:

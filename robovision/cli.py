@@ -243,11 +243,11 @@ def _plan(config: TrainConfig, path: Path) -> str:
 def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
     video = path / "evaluation.mp4"
     film = f"watch      {video}\n" if video.exists() else ""
+    labels = {"success": "success, at the last step", "success_any_step": "success, at any step"}
+    shown = {labels.get(name, name): text for name, text in metrics.items() if name != "training_time"}
+    results = "".join(f"  {label.replace('_', ', '):<28} {text}\n" for label, text in shown.items())
     return (
-        f"\nsuccess on fresh goals\n"
-        f"  final weights, at the last step   {metrics['success']}\n"
-        f"  final weights, at any step        {metrics['success_any_step']}\n"
-        f"  best checkpoint                   {metrics['success_best']}\n"
+        f"\non fresh starts\n{results}"
         f"time       {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
         f"{film}"
         f"curve      {path / 'curve.png'}\n"

@@ -286,9 +286,9 @@ def test_the_learning_rate_rises_and_falls() -> None:
 def test_a_mosaic_marks_success_green_and_failure_red() -> None:
     films = [np.zeros((3, 16, 16, 3), np.uint8)] * 3
     outcomes = [
-        Outcome(0, 0, success=True, success_any=True, first_success=3, total_reward=0.0, steps=6),
-        Outcome(1, 0, success=False, success_any=True, first_success=1, total_reward=0.0, steps=6),
-        Outcome(2, 0, success=False, success_any=False, first_success=None, total_reward=0.0, steps=6),
+        Outcome(0, 0, success=True, success_any=True, first_success=3, score=None, total_reward=0.0, steps=6),
+        Outcome(1, 0, success=False, success_any=True, first_success=1, score=None, total_reward=0.0, steps=6),
+        Outcome(2, 0, success=False, success_any=False, first_success=None, score=None, total_reward=0.0, steps=6),
     ]
     corners = [(0, 0), (0, 16), (16, 0)]
     before, middle, end = (mosaic(films, outcomes, t, over) for t, over in ((0, False), (1, False), (2, True)))

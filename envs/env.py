@@ -1,0 +1,214 @@
+"""A simulation that is seen through cameras: the environment that every family shares."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable
+from typing import Any, SupportsFloat
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robovision.envs.registry import EnvOptions
+from robovision.envs.rendering import Camera, Renderer, View, find_camera
+from robovision.envs.simulation import Simulation
+from robovision.errors import UsageError, unknown
+
+Observation = dict[str, NDArray[Any]]
+Action = NDArray[np.float32]
+SPECTATOR_SIZE = 192
+
+
+class PixelEnv(gymnasium.Env[Observation, Action]):
+    """One task, made by `make`; with `render=False` it knows its spaces but can't be reset.
+
+    `info["success"]` says whether the task counts as solved at this step, `info["score"]` is the share of the
+    greatest return so far (DMC); a task without either is judged by its return. The episode goes on to the
+    horizon unless the simulator ends it. Every reset draws a fresh start; `reset(seed=...)` repeats one.
+
+    Raises:
+        UsageError: for an unknown camera, an action of wrong shape or with NaN, and for stepping after the end.
+    """
+
+    observation_space: spaces.Dict  # type: ignore[assignment]
+    action_space: spaces.Box  # type: ignore[assignment]
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def __init__(self, task: str, simulation: Simulation, options: EnvOptions, *, render: bool = True) -> None:
+        self.task = task
+        self.options = options
+        self._simulation = simulation
+        self._steps = 0
+        self._over = True
+        self._spectator: Renderer | None = None
+        self._cameras = {self._suffix(k, name): self._find(name) for k, name in enumerate(options.cameras)}
+        if not options.show_goal:
+            simulation.hide_goal()
+        draws = render and any(self._is_drawn(item) for item in options.observe)
+        self._renderer = self._make_renderer(options.size) if draws else None
+        self._readers = dict(self._read(item, suffix) for item in options.observe for suffix in self._views(item))
+        self._stacks: dict[str, deque[NDArray[Any]]] = {}
+        self.boxes = {name: self._space(name) for name in self._readers}
+        self.observation_space = spaces.Dict(dict(self.boxes))
+        self.action_space = spaces.Box(-1.0, 1.0, (simulation.actions,), np.float32)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, dict[str, Any]]:
+        super().reset(seed=seed)
+        self._simulation.reset(self.np_random)
+        self._steps = 0
+        self._over = False
+        self._stacks.clear()
+        for renderer in (self._renderer, self._spectator):
+            if renderer is not None and self._simulation.model.nhfield:
+                renderer.upload_heights()
+        return self._observe(), self._simulation.judge()
+
+    def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        if self._over:
+            raise UsageError("the episode is over, or has not begun: call reset() before step()")
+        action = check_action(action, self._simulation.actions)
+        total, terminated = 0.0, False
+        for _ in range(self.options.frame_skip):
+            reward, terminated = self._simulation.step(action)
+            total += reward
+            if terminated:
+                break
+        self._steps += 1
+        truncated = self._steps >= self.options.horizon
+        self._over = truncated or terminated
+        return self._observe(), total, terminated, truncated, self._simulation.judge()
+
+    def expert_action(self) -> Action:
+        """What the task's expert does in the present state; UsageError for a task without one."""
+        return self._simulation.expert_action()
+
+    def state(self) -> NDArray[np.float32]:
+        """What the simulator itself gives as observation, float32 [S], whatever `observe` says."""
+        return self._simulation.state()
+
+    def render(self) -> NDArray[np.uint8]:
+        """The scene as a spectator sees it, uint8 [192, 192, 3], for videos."""
+        if self._spectator is None:
+            self._spectator = self._make_renderer(SPECTATOR_SIZE)
+        camera = self._find(self._simulation.spectator, crop=1.0)
+        return self._spectator.pixels(self._simulation.data, camera).transpose(1, 2, 0)
+
+    def close(self) -> None:
+        """Frees the OpenGL contexts and the simulator."""
+        for renderer in (self._renderer, self._spectator):
+            if renderer is not None:
+                renderer.close()
+        self._simulation.close()
+
+    def _observe(self) -> Observation:
+        return {name: read() for name, read in self._readers.items()}
+
+    def _find(self, name: str, crop: float | None = None) -> Camera:
+        simulation, model = self._simulation, self._simulation.model
+        crop = simulation.crop if crop is None else crop
+        if name in simulation.cameras:
+            return find_camera(model, simulation.cameras[name], crop)
+        if "=" in name:
+            return find_camera(model, parse_view(name), crop)
+        names = [model.camera(k).name for k in range(model.ncam)]
+        if name.isdigit() and int(name) < len(names):
+            return Camera(int(name), crop)
+        if name not in names:
+            raise unknown("camera", name, ["default", *simulation.cameras, *names])
+        return find_camera(model, name, crop)
+
+    def _suffix(self, number: int, camera: str) -> str:
+        """What the first camera, and any other, adds to the name of what it sees."""
+        if number == 0:
+            return ""
+        return f"_view{number}" if "=" in camera else f"_{camera}"
+
+    def _views(self, item: str) -> tuple[str, ...]:
+        return tuple(self._cameras) if self._is_drawn(item) else ("",)
+
+    @staticmethod
+    def _is_drawn(item: str) -> bool:
+        return item in ("pixels", "depth", "segmentation")
+
+    def _read(self, item: str, suffix: str) -> tuple[str, Callable[[], NDArray[Any]]]:
+        """The name of an entry of the observation, and what reads it."""
+        simulation = self._simulation
+        if item == "proprioception":
+            return item, simulation.proprioception
+        if item == "state":
+            return item, simulation.state
+        render: Callable[..., NDArray[Any]] = getattr(self._renderer, item, _not_drawn)
+        camera, name = self._cameras[suffix], item + suffix
+        if item == "pixels" and self.options.frame_stack > 1:
+            return name, lambda: self._stack(name, render(simulation.data, camera))
+        return name, lambda: render(simulation.data, camera)
+
+    def _stack(self, name: str, image: NDArray[Any]) -> NDArray[Any]:
+        """The last images one after another along the channels, oldest first."""
+        count = self.options.frame_stack
+        frames = self._stacks.setdefault(name, deque([image] * count, maxlen=count))
+        frames.append(image)
+        return np.concatenate(frames)
+
+    def _space(self, name: str) -> spaces.Box:
+        size = self.options.size
+        if name == "proprioception":
+            return self._simulation.proprioception_space
+        if name == "state":
+            return self._simulation.state_space
+        if name.startswith("pixels"):
+            return spaces.Box(0, 255, (3 * self.options.frame_stack, size, size), np.uint8)
+        if name.startswith("depth"):
+            return spaces.Box(0, np.inf, (1, size, size), np.float32)
+        return spaces.Box(-1, np.iinfo(np.int32).max, (2, size, size), np.int32)
+
+    def _make_renderer(self, size: int) -> Renderer:
+        simulation = self._simulation
+        return Renderer(
+            simulation.model,
+            size,
+            self.options.preset,
+            geomgroups=simulation.geomgroups,
+            rangefinders=simulation.rangefinders,
+        )
+
+
+def check_action(action: Action, size: int) -> Action:
+    """The action as float32 within -1..1, or UsageError if it is not [size] finite numbers, naming the index."""
+    action = np.asarray(action, np.float32)
+    if action.shape != (size,):
+        raise UsageError(f"an action must have shape ({size},), got {action.shape}")
+    if not math.isfinite(action.sum()):  # quick, and right unless the sum itself overflows
+        bad = np.flatnonzero(~np.isfinite(action))
+        if len(bad):
+            raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
+    return np.minimum(np.maximum(action, -1.0), 1.0)
+
+
+def _not_drawn(data: object, camera: Camera) -> NDArray[Any]:
+    raise UsageError("this environment was made without rendering")
+
+
+def parse_view(text: str) -> View:
+    """A free view from text.
+
+    >>> parse_view("lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63")
+    View(lookat=(0.0, 0.6, 0.0), distance=0.67, azimuth=-90.0, elevation=-63.0)
+
+    Raises:
+        UsageError: if it is written otherwise.
+    """
+    parts = dict(part.partition("=")[::2] for part in text.split())
+    try:
+        x, y, z = (float(value) for value in parts.pop("lookat").split(","))
+        view = View((x, y, z), **{name: float(value) for name, value in parts.items()})
+    except (KeyError, ValueError, TypeError) as error:
+        example = "lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63"
+        raise UsageError(f"the free view {text!r} is not written like {example!r}: {error}") from error
+    return view

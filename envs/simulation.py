@@ -1,0 +1,144 @@
+"""What a family of simulators provides: a MuJoCo model that is reset and stepped. Cameras come on top."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from robovision.envs.rendering import View  # first: it chooses the backend that mujoco reads
+
+# isort: split
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robovision.errors import UsageError
+
+Vector = NDArray[np.float32]
+SOFT = 1.5
+"""MuJoCo's joint limits are springs: a joint may be pushed beyond its range by so many ranges, in Adroit's door by
+1.1; positions further out are cut off."""
+FAR = 1e3
+"""Bound of joints without limits, in radians or metres, and of velocities; what lies beyond is cut off."""
+LARGE = 1e10
+"""Bound of numbers that have none: Gymnasium's checker asks for one."""
+
+
+class Simulation(ABC):
+    """One simulated task.
+
+    Attributes:
+        model, data: MuJoCo's.
+        actions: numbers of an action.
+        proprioception_space, state_space: bounds of what `proprioception` and `state` return.
+        cameras: free views by name, on top of those of the model.
+        crop: share of a picture's width, in the middle, that the field's protocol keeps.
+        spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
+        geomgroups, rangefinders: what the simulator's own pictures show; see `Renderer`.
+    """
+
+    model: mujoco.MjModel
+    data: mujoco.MjData
+    actions: int
+    proprioception_space: spaces.Box
+    state_space: spaces.Box
+    cameras: dict[str, View]
+    crop: float = 1.0
+    spectator: str
+    geomgroups: tuple[int, ...] | None = None
+    rangefinders: bool = True
+
+    @abstractmethod
+    def reset(self, random: np.random.Generator) -> None:
+        """Begin an episode that depends on `random` alone."""
+
+    @abstractmethod
+    def step(self, action: Vector) -> tuple[float, bool]:
+        """One control step with an action in -1..1: its reward, and whether the episode has ended by itself."""
+
+    @abstractmethod
+    def proprioception(self) -> Vector:
+        """What the robot feels of itself, float32 [P]."""
+
+    @abstractmethod
+    def state(self) -> Vector:
+        """What the simulator itself would give as observation, float32 [S]."""
+
+    def judge(self) -> dict[str, Any]:
+        """`success` or `score` of the episode as it stands, for the tasks that define one."""
+        return {}
+
+    def expert_action(self) -> Vector:
+        """What the task's expert would do now, float32 [A] in -1..1."""
+        raise UsageError("this task has no expert; `robovision demos --list` says which have one")
+
+    def hide_goal(self) -> None:
+        """Leave the mark at the goal out of the pictures."""
+        raise UsageError("show_goal=False is for MetaWorld's tasks; this one draws no mark")
+
+    def close(self) -> None:  # noqa: B027  most have nothing to free
+        """Free what the simulator holds."""
+
+
+class Joints:
+    """Positions and velocities of the hinges and slides that actuators move: a robot's proprioception.
+
+    Positions lie within the joints' limits, widened because MuJoCo's limits are soft; radians and metres.
+    """
+
+    def __init__(self, model: mujoco.MjModel) -> None:
+        simple = np.isin(model.jnt_type, (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
+        joints = np.array([k for k in _moved(model) if simple[k]], int)
+        if not len(joints):
+            joints = np.flatnonzero(simple)
+        self._positions = model.jnt_qposadr[joints]
+        self._velocities = model.jnt_dofadr[joints]
+        low, high = position_bounds(model, joints)
+        fast = np.full(len(joints), FAR, np.float32)
+        self.space = spaces.Box(np.concatenate([low, -fast]), np.concatenate([high, fast]))
+
+    def read(self, data: mujoco.MjData) -> Vector:
+        """The numbers in the present state, float32 [2 J]."""
+        numbers = np.concatenate([data.qpos[self._positions], data.qvel[self._velocities]], dtype=np.float32)
+        return np.minimum(np.maximum(numbers, self.space.low), self.space.high)
+
+
+def position_bounds(model: mujoco.MjModel, joints: NDArray[np.int_]) -> tuple[Vector, Vector]:
+    """The least and greatest position of hinges and slides."""
+    low, high = model.jnt_range[joints].T
+    soft = SOFT * (high - low)
+    limited = model.jnt_limited[joints].astype(bool)
+    bounds = np.where(limited, (low - soft, high + soft), ((-FAR,), (FAR,))).astype(np.float32)
+    return bounds[0], bounds[1]
+
+
+def _moved(model: mujoco.MjModel) -> list[int]:
+    """Numbers of the joints that actuators move, themselves or by a tendon, in the model's order."""
+    joints: set[int] = set()
+    for kind, (target, _) in zip(model.actuator_trntype, model.actuator_trnid, strict=True):
+        if kind in (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT):
+            joints.add(int(target))
+        elif kind == mujoco.mjtTrn.mjTRN_TENDON:
+            first, count = model.tendon_adr[target], model.tendon_num[target]
+            wraps = range(first, first + count)
+            joints |= {int(model.wrap_objid[k]) for k in wraps if model.wrap_type[k] == mujoco.mjtWrap.mjWRAP_JOINT}
+    return sorted(joints)
+
+
+class Scale:
+    """Actions in -1..1 as the actuators' controls; where a control has no limit the action is the control."""
+
+    def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
+        bounded = (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
+        self._middle = np.where(bounded, (low + high) / 2, 0.0)
+        self._half = np.where(bounded, (high - low) / 2, 1.0)
+
+    def __call__(self, action: Vector) -> NDArray[np.float64]:
+        scaled: NDArray[np.float64] = self._middle + self._half * action
+        return scaled
+
+
+def unbounded(size: int) -> spaces.Box:
+    """The space of float32 [size] without known bounds."""
+    return spaces.Box(-LARGE, LARGE, (size,), np.float32)

@@ -1,0 +1,348 @@
+"""One task many times, stepped side by side in processes of their own that share memory.
+
+OpenGL contexts can be neither pickled nor forked: workers are spawned and build their environments themselves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+from numpy.typing import NDArray
+
+from robovision.devices import cpu_count
+from robovision.envs.env import Observation, PixelEnv
+from robovision.envs.registry import EnvOptions, make, make_simulation, resolve
+from robovision.errors import UsageError
+from robovision.seeding import derive
+
+ATTEMPTS = 3
+"""Workers that may be lost one after another, without a step between them, before that is an error."""
+START = 120.0
+"""Seconds that a worker may take to build its environments, on top of the timeout of a step."""
+
+Infos = dict[str, Any]
+Memory = dict[str, NDArray[Any]]
+Arrays = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Names, shapes and types of the arrays in the shared memory, each [count, ...]."""
+
+    arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+
+    def size(self) -> int:
+        return sum(_padded(shape, kind) for _, shape, kind in self.arrays)
+
+    def views(self, memory: Any) -> Memory:
+        views, offset = {}, 0
+        for name, shape, kind in self.arrays:
+            count = int(np.prod(shape))
+            views[name] = np.frombuffer(memory, kind, count, offset).reshape(shape)
+            offset += _padded(shape, kind)
+        return views
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a worker needs to know: which environments of which task it plays."""
+
+    task: str
+    options: EnvOptions
+    members: tuple[int, ...]
+    layout: _Layout
+    alone: bool
+
+
+@dataclass
+class _Worker:
+    process: SpawnProcess
+    pipe: Connection
+    deadline: float
+
+
+class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
+    """`count` copies of one task, made by `make_vec`.
+
+    Observations, rewards and ends come as arrays [count, ...] in memory of their own. An environment whose
+    episode is over begins the next one at the following step, whose action it ignores (Gymnasium's
+    `AutoresetMode.NEXT_STEP`). `reset(seed=s)` seeds environment i with s + i: it then plays what `make` plays
+    with that seed.
+
+    A worker that dies or takes longer than `timeout` seconds is replaced: its episodes end truncated with the
+    reason in `info["worker_lost"]`, and begin anew at the next step. `workers_lost` counts them.
+
+    Raises:
+        UsageError: as `make` does; for actions of wrong shape or with NaN, naming the index; when three workers
+            in a row are lost without finishing a step.
+    """
+
+    metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
+
+    def __init__(
+        self, task: str, count: int, options: EnvOptions, *, workers: int | None = None, timeout: float = 60.0
+    ) -> None:
+        if count < 1:
+            raise UsageError(f"there must be at least 1 environment, got {count}")
+        if workers is not None and workers < 1:
+            raise UsageError(f"there must be at least 1 worker process, got {workers}")
+        options = resolve(task, options)
+        example = PixelEnv(task, make_simulation(task), options, render=False)
+        self.num_envs = count
+        self.workers_lost = 0
+        self.single_observation_space = example.observation_space
+        self.single_action_space = example.action_space
+        self.observation_space = batch_space(example.observation_space, count)
+        self.action_space = batch_space(example.action_space, count)
+        example.close()
+        self._names = tuple(example.boxes)
+        actions = (count, *self.single_action_space.shape)
+        observed = [(name, (count, *np.shape(box.low)), box.low.dtype.str) for name, box in example.boxes.items()]
+        layout = _Layout(
+            (
+                *observed,
+                *(("action", actions, "<f4"), ("reward", (count,), "<f8")),
+                *(("terminated", (count,), "|b1"), ("truncated", (count,), "|b1")),
+            )
+        )
+        self._context = multiprocessing.get_context("spawn")
+        self._memory = self._context.RawArray(ctypes.c_byte, layout.size())
+        self._views = layout.views(self._memory)
+        self._timeout = timeout
+        self._seed = 0
+        self._in_a_row = 0
+        processes = min(workers or cpu_count(), count)
+        groups = [tuple(range(count))[k::processes] for k in range(processes)]
+        self._plans = [_Plan(task, options, group, layout, processes == 1) for group in groups]
+        self._workers = [self._spawn(plan) for plan in self._plans]
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Observation, Infos]:
+        if isinstance(seed, int):
+            self._seed = seed
+            seed = [seed + k for k in range(self.num_envs)]
+        if seed is not None and len(seed) != self.num_envs:
+            raise UsageError(f"there must be a seed for each of {self.num_envs} environments, got {len(seed)}")
+        seeds = list(seed) if seed is not None else [None] * self.num_envs
+        lost = True
+        while lost:  # _replace raises when it goes on like this
+            infos, lost = self._ask(("reset", seeds))
+        return self._observations(), infos
+
+    def step(self, actions: Arrays) -> tuple[Observation, Arrays, Arrays, Arrays, Infos]:
+        self._views["action"][:] = self._checked(actions)
+        infos, _ = self._ask(("step", None))
+        views = self._views
+        return (
+            self._observations(),
+            views["reward"].copy(),
+            views["terminated"].copy(),
+            views["truncated"].copy(),
+            infos,
+        )
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Ends the workers."""
+        for worker in self._workers:
+            worker.pipe.close()  # the worker sees this and ends
+        for worker in self._workers:
+            worker.process.join(timeout=10)
+            worker.process.kill()
+            worker.process.join()
+
+    def _observations(self) -> Observation:
+        return {name: self._views[name].copy() for name in self._names}
+
+    def _checked(self, actions: Arrays) -> NDArray[np.float32]:
+        actions = np.asarray(actions, np.float32)
+        expected = self._views["action"].shape
+        if actions.shape != expected:
+            raise UsageError(f"actions must have shape {expected}, got {actions.shape}")
+        bad = np.argwhere(~np.isfinite(actions))
+        if len(bad):
+            env, index = bad[0]
+            raise UsageError(f"action[{env}, {index}] is {actions[env, index]}: actions must be finite")
+        return actions
+
+    def _ask(self, message: tuple[str, Any]) -> tuple[Infos, bool]:
+        """Send a message to every worker and wait for all answers; replaces the workers that are lost."""
+        for worker in self._workers:
+            worker.deadline = max(worker.deadline, time.monotonic() + self._timeout)
+            try:
+                worker.pipe.send(message)
+            except (BrokenPipeError, ConnectionResetError):
+                worker.deadline = 0.0
+        infos: Infos = {}
+        failures: list[Exception] = []
+        lost = False
+        waiting = set(range(len(self._workers)))
+        while waiting:
+            for number in self._ready(waiting):
+                waiting.remove(number)
+                reason = self._receive(number, infos, failures)
+                if reason is not None:
+                    lost = True
+                    self._replace(number, reason, infos)
+        if failures:
+            raise failures[0]
+        self._in_a_row = 0 if not lost else self._in_a_row
+        return infos, lost
+
+    def _ready(self, waiting: set[int]) -> list[int]:
+        """Workers that have answered, died or overrun; waits until there is one."""
+        pipes = {self._workers[number].pipe: number for number in waiting}
+        patience = min(self._workers[number].deadline for number in waiting) - time.monotonic()
+        ready = [pipes[pipe] for pipe in wait(list(pipes), max(0.0, patience))]  # type: ignore[index]
+        now = time.monotonic()
+        return ready or [number for number in waiting if self._workers[number].deadline <= now]
+
+    def _receive(self, number: int, infos: Infos, failures: list[Exception]) -> str | None:
+        """Take a worker's answer into `infos` or its exception into `failures`; why it is lost, if it is."""
+        worker = self._workers[number]
+        try:
+            if not worker.pipe.poll():
+                return f"gave no answer within {self._timeout:g} s and was killed"
+            answer = worker.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            worker.process.join(timeout=10)
+            return f"died with exit code {worker.process.exitcode}"
+        worker.deadline = 0.0
+        if isinstance(answer, _Failure):
+            answer.error.add_note(f"in a worker process:\n{answer.trace}")
+            failures.append(answer.error)
+            return None
+        for env, info in zip(self._plans[number].members, answer, strict=True):
+            infos.update(self._add_info(infos, info, env))
+        return None
+
+    def _replace(self, number: int, reason: str, infos: Infos) -> None:
+        self._workers[number].process.kill()
+        self._workers[number].process.join()
+        self._workers[number].pipe.close()
+        self.workers_lost += 1
+        self._in_a_row += 1
+        if self._in_a_row > ATTEMPTS:
+            raise UsageError(f"{self._in_a_row} simulator workers in a row were lost; the last {reason}")
+        for env in self._plans[number].members:
+            self._views["reward"][env] = 0.0
+            self._views["terminated"][env] = False
+            self._views["truncated"][env] = True
+            infos.update(self._add_info(infos, {"worker_lost": f"the simulator's worker {reason}"}, env))
+        self._workers[number] = self._spawn(self._plans[number])
+        seeds = [derive(self._seed, "replaced", self.workers_lost, env) for env in range(self.num_envs)]
+        self._workers[number].pipe.send(("seed", seeds))
+
+    def _spawn(self, plan: _Plan) -> _Worker:
+        ours, theirs = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(theirs, plan, self._memory), daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours, time.monotonic() + START + self._timeout)
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An exception inside a worker, on its way to the parent."""
+
+    error: Exception
+    trace: str
+
+
+class _Players:
+    """A worker's environments, which write what they see into the shared memory."""
+
+    def __init__(self, plan: _Plan, memory: Any) -> None:
+        if not plan.alone:
+            os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's own threads would fight over the cores
+        self._members = plan.members
+        self._views = plan.layout.views(memory)
+        self._envs = [make(plan.task, plan.options) for _ in plan.members]
+        self._fresh: list[int | None] = [None] * len(self._envs)
+        self._over = [True] * len(self._envs)
+
+    def seed(self, seeds: Sequence[int | None]) -> None:
+        """The seeds of the episodes that begin next."""
+        self._fresh = [seeds[member] for member in self._members]
+
+    def reset(self, seeds: Sequence[int | None]) -> list[Infos]:
+        fresh, self._fresh = self._fresh, [None] * len(self._envs)
+        given = [seeds[member] for member in self._members]
+        chosen = [own if seed is None else seed for seed, own in zip(given, fresh, strict=True)]
+        return [self._begin(k, seed) for k, seed in enumerate(chosen)]
+
+    def step(self, _: None) -> list[Infos]:
+        return [self._begin(k, self._take(k)) if over else self._move(k) for k, over in enumerate(self._over)]
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+
+    def _take(self, number: int) -> int | None:
+        seed, self._fresh[number] = self._fresh[number], None
+        return seed
+
+    def _begin(self, number: int, seed: int | None) -> Infos:
+        observation, info = self._envs[number].reset(seed=seed)
+        self._write(number, observation, 0.0, False, False)
+        return info
+
+    def _move(self, number: int) -> Infos:
+        action = self._views["action"][self._members[number]].copy()
+        observation, reward, terminated, truncated, info = self._envs[number].step(action)
+        self._write(number, observation, float(reward), terminated, truncated)
+        return info
+
+    def _write(self, number: int, observation: Observation, reward: float, terminated: bool, truncated: bool) -> None:
+        member, views = self._members[number], self._views
+        for name, value in observation.items():
+            views[name][member] = value
+        views["reward"][member] = reward
+        views["terminated"][member], views["truncated"][member] = terminated, truncated
+        self._over[number] = terminated or truncated
+
+
+def _serve(pipe: Connection, plan: _Plan, memory: Any) -> None:
+    """The worker's life: build the environments, answer until the parent closes the pipe or is gone."""
+    try:
+        players = _Players(plan, memory)
+    except Exception as error:
+        pipe.send(_failure(error))
+        return
+    try:
+        while True:
+            kind, content = pipe.recv()
+            if kind == "seed":
+                players.seed(content)
+                continue
+            try:
+                answer: Any = getattr(players, kind)(content)
+            except Exception as error:
+                answer = _failure(error)
+            pipe.send(answer)
+    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        pass
+    finally:
+        players.close()
+
+
+def _failure(error: Exception) -> _Failure:
+    trace = traceback.format_exc()
+    return _Failure(error if isinstance(error, UsageError) else RuntimeError(repr(error)), trace)
+
+
+def _padded(shape: tuple[int, ...], kind: str) -> int:
+    """Bytes of an array, up to the next multiple of 64."""
+    return -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64
