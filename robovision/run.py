@@ -142,7 +142,7 @@ class Run:
         import dacite
 
         try:
-            return dacite.from_dict(kind, self._config, dacite.Config(strict=True, cast=[Path]))
+            return dacite.from_dict(kind, self._config, dacite.Config(strict=True, cast=[Path, tuple]))
         except (dacite.DaciteError, UsageError) as error:
             raise UsageError(f"{self.path / 'run.json'}: {error}") from error
 

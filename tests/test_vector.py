@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from robovision.envs import make, make_vec
+from robovision.envs.vector import PixelVecEnv
+from robovision.errors import UsageError
+from tests.test_envs import ARM
+
+TINY: dict[str, Any] = {
+    "size": 24,
+    "preset": "fastest",
+    "horizon": 4,
+    "observe": ("pixels", "depth", "proprioception", "state"),
+}
+
+
+def actions(envs: PixelVecEnv, seed: int) -> np.ndarray:
+    shape = (envs.num_envs, *envs.single_action_space.low.shape)  # type: ignore[attr-defined]
+    return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("task", ["metaworld/reach", "dmc/ball_in_cup-catch"])
+def test_each_plays_what_it_would_play_alone(task: str) -> None:
+    envs = make_vec(task, 3, workers=2, **TINY)
+    alone = make(task, **TINY)
+    for member in range(3):
+        together, infos = envs.reset(seed=10)
+        single, info = alone.reset(seed=10 + member)
+        over = False
+        for step in range(10):
+            assert envs.observation_space.contains(together)
+            assert all(np.array_equal(together[name][member], single[name]) for name in single)
+            assert {name: infos[name][member] for name in info} == info
+            chosen = actions(envs, step)
+            together, rewards, terminated, truncated, infos = envs.step(chosen)
+            if over:  # this step begins the next episode
+                single, info = alone.reset()
+                reward, ends = 0.0, (False, False)
+            else:
+                single, reward, *ended, info = alone.step(chosen[member])
+                ends = (ended[0], ended[1])
+            assert (rewards[member], terminated[member], truncated[member]) == (reward, *ends)
+            over = any(ends)
+    assert envs.workers_lost == 0
+    kept = together["pixels"].copy()
+    envs.step(actions(envs, 0))
+    assert np.array_equal(together["pixels"], kept)
+    envs.close()
+    alone.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_its_episodes_cut(how: signal.Signals) -> None:
+    envs = make_vec("mujoco/hopper", 3, workers=2, timeout=3, **{**TINY, "horizon": 50})
+    calm = make_vec("mujoco/hopper", 3, workers=2, **{**TINY, "horizon": 50})
+    envs.reset(seed=0)
+    calm.reset(seed=0)
+    envs.step(actions(envs, 0))
+    calm.step(actions(envs, 0))
+    process = envs._workers[0].process
+    assert process.pid is not None
+    os.kill(process.pid, how)
+    observation, _, terminated, truncated, infos = envs.step(actions(envs, 1))
+    other, *_ = calm.step(actions(envs, 1))
+    assert not terminated.any()
+    assert truncated.tolist() == [True, False, True]
+    reason = "died with exit code -9" if how == signal.SIGKILL else "gave no answer within 3 s and was killed"
+    assert infos["worker_lost"].tolist() == [f"the simulator's worker {reason}", None, infos["worker_lost"][0]]
+    assert envs.workers_lost == 1
+    assert np.array_equal(observation["pixels"][1], other["pixels"][1])
+    *_, truncated, infos = envs.step(actions(envs, 2))
+    assert not truncated.any()
+    assert "worker_lost" not in infos
+    observation, *_ = envs.step(actions(envs, 3))
+    assert envs.observation_space.contains(observation)
+    assert not process.is_alive()
+    envs.close()
+    calm.close()
+
+
+def test_workers_that_always_die_are_an_error_not_a_wait(tmp_path: Path) -> None:
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM)
+    path.with_suffix(".py").write_text(
+        "import os\nfrom robovision.envs.mjcf import MjcfTask\n"
+        "class Task(MjcfTask):\n    def reset(self, model, data, random):\n        os._exit(3)\n"
+    )
+    envs = make_vec(f"mjcf/{path}", 2, workers=1, observe=("state",))
+    with pytest.raises(UsageError, match="simulator workers in a row were lost; the last died with exit code 3"):
+        envs.reset()
+    envs.close()
+
+
+def test_an_exception_inside_a_worker_is_raised_here_and_the_others_stay_in_step(tmp_path: Path) -> None:
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM)
+    path.with_suffix(".py").write_text(
+        "from robovision.envs.mjcf import MjcfTask\n"
+        "class Task(MjcfTask):\n    def reward(self, model, data):\n        return 1 / int(data.ctrl[0] < 19)\n"
+    )
+    envs = make_vec(f"mjcf/{path}", 2, workers=2, observe=("state",))
+    envs.reset(seed=0)
+    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+        envs.step(np.array([[1.0], [0.0]], np.float32))
+    _, rewards, *_ = envs.step(np.zeros((2, 1), np.float32))
+    assert rewards.tolist() == [1.0, 1.0]
+    envs.close()
+
+
+def test_wrong_use_is_said() -> None:
+    with pytest.raises(UsageError, match="at least 1 environment, got 0"):
+        make_vec("dmc/walker-walk", 0)
+    with pytest.raises(UsageError, match="at least 1 worker process, got 0"):
+        make_vec("dmc/walker-walk", 2, workers=0)
+    with pytest.raises(UsageError, match="unknown camera 'corner'"):
+        make_vec("dmc/walker-walk", 2, cameras=("corner",))
+    envs = make_vec("dmc/walker-walk", 2, workers=1, observe=("state",))
+    with pytest.raises(UsageError, match="a seed for each of 2 environments, got 1"):
+        envs.reset(seed=[1])
+    envs.reset(seed=0)
+    with pytest.raises(UsageError, match=r"shape \(2, 6\), got \(6,\)"):
+        envs.step(np.zeros(6))
+    with pytest.raises(UsageError, match=r"action\[1, 3\] is nan"):
+        envs.step(np.where(np.arange(12).reshape(2, 6) == 9, np.nan, 0.0))
+    envs.close()
