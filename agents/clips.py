@@ -5,14 +5,13 @@ Which clips a step sees depends on the seed and the step alone, so a resumed tra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robovision.envs.demos import Episode
+from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
 from robovision.seeding import derive
 
@@ -36,21 +35,22 @@ class Batch:
 class Clips:
     """All frames of the demonstrations, and random clips of them, every frame equally often.
 
-    `actions` are those of all frames, float32 [N, A].
+    `actions` are those of all frames, float32 [N, A]. The demonstrations' memory is shared, not copied.
 
     Raises:
-        UsageError: if there are no frames, or a demonstration holds NaN or infinite numbers, naming it.
+        UsageError: if a demonstration holds NaN or infinite numbers, naming it.
     """
 
-    def __init__(self, episodes: Sequence[Episode], history: int, clip: int, shift: int, seed: int) -> None:
-        for number, episode in enumerate(episodes):
-            for name in ("proprioception", "actions"):
-                if not torch.from_numpy(getattr(episode, name)).isfinite().all():
-                    raise UsageError(f"demonstration {number} has {name} that are NaN or infinite")
-        self._pixels = torch.cat([torch.from_numpy(e.pixels) for e in episodes])
-        self._proprioception = torch.cat([torch.from_numpy(e.proprioception) for e in episodes])
-        self.actions = torch.cat([torch.from_numpy(e.actions) for e in episodes])
-        lengths = torch.tensor([len(e.actions) for e in episodes])
+    def __init__(self, demonstrations: Demonstrations, history: int, clip: int, shift: int, seed: int) -> None:
+        self._pixels = torch.from_numpy(demonstrations.pixels)
+        self._proprioception = torch.from_numpy(demonstrations.proprioception)
+        self.actions = torch.from_numpy(demonstrations.actions)
+        lengths = torch.from_numpy(demonstrations.lengths)
+        for name, values in (("proprioception", self._proprioception), ("actions", self.actions)):
+            bad = (~values.isfinite().all(1)).nonzero()
+            if len(bad):
+                number = int(torch.searchsorted(lengths.cumsum(0), bad[0], right=True))
+                raise UsageError(f"demonstration {number} has {name} that are NaN or infinite")
         self._first = lengths.cumsum(0) - lengths
         self._lengths = lengths
         self._history = history

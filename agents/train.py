@@ -105,12 +105,13 @@ class Training:
 
     def _prepare(self) -> None:
         config = self.config
-        episodes = load(self.run.path / "demos", config.demos)
-        self.clips = Clips(episodes, config.history, config.optimisation.clip, config.optimisation.shift, config.seed)
-        solved = sum(bool(episode.success[-1]) for episode in episodes)
-        if solved < len(episodes):
-            tqdm.write(f"warning: only {solved} of {len(episodes)} demonstrations end in success; a longer horizon?")
-        sizes = episodes[0].proprioception.shape[1], episodes[0].actions.shape[1]
+        demos = load(self.run.path / "demos", config.demos)
+        self.clips = Clips(demos, config.history, config.optimisation.clip, config.optimisation.shift, config.seed)
+        if demos.solved is not None and demos.solved < config.demos:
+            tqdm.write(
+                f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?"
+            )
+        sizes = demos.proprioception.shape[1], demos.actions.shape[1]
         policy = make_policy(config, *sizes)
         if config.encoder.weights is not None:
             load_pretrained(policy, config.encoder.weights)

@@ -1,17 +1,18 @@
-"""Demonstrations: episodes of a task's expert, rendered in parallel, one file an episode.
+"""Demonstrations: episodes of a task's expert, rendered in parallel, kept as a Minari dataset.
 
-A folder of demonstrations holds `demos.json` (task, options, seed) and `episode-0000.npz` and so on. Each file
-is written whole or not at all, so a collection that was interrupted goes on where it stopped.
+Each episode is a file that is written whole or not at all, so a collection that was interrupted goes on where it
+stopped; `minari_dataset` says how they make one dataset.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+import importlib.util
+import itertools
 import json
 import warnings
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +20,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.registry import EnvOptions, find_task, make
+from robovision.envs.minari_dataset import (
+    Publisher,
+    Spaces,
+    create,
+    dataset_id,
+    episode_path,
+    episodes,
+    is_described,
+    lengths,
+    main_path,
+    metadata_path,
+    open_dataset,
+    read_metadata,
+)
+from robovision.envs.minari_episode import Episode, to_hdf5
+from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
-from robovision.files import cannot_write, write_atomically, write_json
+from robovision.files import write_atomically
 from robovision.seeding import derive
 
 HOLD = 40
 """Steps that a demonstration goes on after the first success, so that a policy learns to stay there."""
+RECORD = "robovision"
+"""The key of the dataset's metadata under which lies what was asked for."""
 
 
 @dataclass(frozen=True)
@@ -54,20 +72,33 @@ class DemoOptions:
 
 
 @dataclass(frozen=True)
-class Episode:
-    """One demonstration of T steps.
+class Demonstrations:
+    """K demonstrations end to end, N steps in all: what a policy learns from.
 
     Convention:
-        pixels: uint8 [T, 3, H, W], RGB, before each action.
-        proprioception: float32 [T, P], before each action.
-        actions: float32 [T, A].
-        success: bool [T], after each action.
+        pixels: uint8 [N, C, H, W], RGB, before each action.
+        proprioception: float32 [N, P], before each action; P is 0 where it was not observed.
+        actions: float32 [N, A].
+        lengths: int64 [K], the steps of each; they sum to N.
+        solved: how many end in success; None where the task does not say.
     """
 
     pixels: NDArray[np.uint8]
     proprioception: NDArray[np.float32]
     actions: NDArray[np.float32]
-    success: NDArray[np.bool_]
+    lengths: NDArray[np.int64]
+    solved: int | None
+
+
+def experts() -> dict[str, str]:
+    """For each task, how its expert came about: `scripted`, `trained`, or `none` if there is no expert."""
+    trained: set[str] = set()
+    if importlib.util.find_spec("robovision.envs.experts") is not None:
+        trained = set(importlib.import_module("robovision.envs.experts").available())
+    return {
+        task: "scripted" if task.startswith("metaworld/") else "trained" if task in trained else "none"
+        for task in list_tasks()
+    }
 
 
 def collect(
@@ -82,99 +113,123 @@ def collect(
         progress: called with the number of episodes that are there.
 
     Raises:
-        UsageError: if the folder holds other demonstrations, naming what differs.
+        UsageError: if the folder holds other demonstrations, naming what differs; if the task has no expert; if
+            the disk is full, and then the episodes before are intact.
     """
-    prepare(options, folder)
-    missing = [k for k in range(options.episodes) if not episode_path(folder, k).exists()]
+    described = is_described(prepare(options, folder))
+    missing = [k for k in range(options.episodes) if not (described and episode_path(folder, k).exists())]
     progress(options.episodes - len(missing))
+    publisher = Publisher(folder)
+    publisher.publish()
     if not missing:
         return 0
     lost = 0
     build = functools.partial(_Recorder, options, folder)
-    with WorkerPool[int, None](build, min(workers, len(missing))) as pool:
+    with WorkerPool[int, Spaces](build, min(workers, len(missing))) as pool:
         for count, done in enumerate(pool.map(missing), start=1):
             lost += done.lost
+            publisher.publish(done.result)
             progress(options.episodes - len(missing) + count)
     return lost
 
 
-def prepare(options: DemoOptions, folder: Path) -> None:
-    """Make the folder and write down what it is for, or check that it is for the same."""
-    manifest = folder / "demos.json"
-    wanted = _identity(options)
-    if manifest.exists():
-        present = read_manifest(folder)
-        differing = [
-            f"{key}: {present.get(key)!r} there, {wanted[key]!r} wanted"
-            for key in wanted
-            if key != "episodes" and present.get(key) != wanted[key]
-        ]
-        if differing:
-            raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    write_json(manifest, wanted)
+def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
+    """Make the dataset and write down what it is for, or check that it is for the same; returns its metadata."""
+    wanted = identity(options)
+    if not metadata_path(folder).exists():
+        expert = "the expert's intention is recorded, and carried out disturbed" if options.noise else "no noise"
+        create(
+            folder,
+            {
+                "dataset_id": dataset_id(options.task),
+                "algorithm_name": "expert",
+                "description": f"Demonstrations of {options.task}; {expert}.",
+                RECORD: wanted,
+            },
+        )
+    metadata = read_metadata(folder)
+    if not isinstance(metadata.get(RECORD), dict):
+        raise UsageError(f"{folder} holds a Minari dataset that was not recorded by `robovision demos`")
+    differing = differences(metadata[RECORD], wanted)
+    if differing:
+        raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
+    return metadata
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
-    """What `demos.json` in the folder says.
-
-    Raises:
-        UsageError: if there is none, or it can't be read.
-    """
-    manifest = folder / "demos.json"
-    if not manifest.is_file():
-        raise UsageError(f"{folder} holds no demonstrations: there is no {manifest.name} in it")
-    try:
-        content: dict[str, Any] = dict(json.loads(manifest.read_text()))
-    except (ValueError, TypeError) as error:
-        raise UsageError(f"{manifest} can't be read: {error}") from error
+def identity(options: DemoOptions) -> dict[str, Any]:
+    """What must agree for demonstrations to lie in one dataset, as JSON gives it back."""
+    asked = dataclasses.asdict(dataclasses.replace(options, env=resolve(options.task, options.env)))
+    del asked["episodes"]
+    content: dict[str, Any] = json.loads(json.dumps(asked, default=str))
     return content
 
 
-def load(folder: Path, count: int) -> list[Episode]:
-    """The first `count` demonstrations of a folder.
+def differences(present: dict[str, Any], wanted: dict[str, Any], prefix: str = "") -> list[str]:
+    """In words, where what is there differs from what is wanted, option by option.
+
+    >>> differences({"task": "a", "env": {"size": 64}}, {"task": "a", "env": {"size": 96}})
+    ['env.size: 64 there, 96 wanted']
+    """
+    found = []
+    for key in sorted({*present, *wanted}):
+        one, other = present.get(key), wanted.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            found += differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            found.append(f"{prefix}{key}: {one!r} there, {other!r} wanted")
+    return found
+
+
+def load(folder: Path, count: int) -> Demonstrations:
+    """The first `count` demonstrations of a Minari dataset; in memory once, and beside them one at a time.
 
     Raises:
-        UsageError: if there are fewer, or a file is damaged, naming it.
+        UsageError: if there are fewer, one is damaged (naming it), or they have no pixels.
     """
-    return [load_episode(episode_path(folder, k)) for k in range(count)]
+    dataset = open_dataset(folder)
+    if dataset.total_episodes < count:
+        raise UsageError(f"{folder} holds {dataset.total_episodes} demonstrations, not {count}: collect the others")
+    steps = lengths(dataset, count)
+    arrays: dict[str, NDArray[Any]] = {}
+    success = []
+    for number, episode in enumerate(itertools.islice(episodes(dataset), count)):
+        first = int(steps[:number].sum())
+        for name, piece in _learnt_from(episode, f"episode {number} in {folder}").items():
+            if name not in arrays:
+                arrays[name] = np.empty((int(steps.sum()), *piece.shape[1:]), piece.dtype)
+            space = arrays[name][first : first + int(steps[number])]
+            if piece.shape != space.shape:
+                raise UsageError(f"episode {number} in {folder}: {name} are {piece.shape}, expected {space.shape}")
+            space[:] = piece
+        if episode.success is not None:
+            success.append(bool(episode.success[-1]))
+    return Demonstrations(**arrays, lengths=steps, solved=sum(success) if len(success) == count else None)
+
+
+def _learnt_from(episode: Episode, where: str) -> dict[str, NDArray[Any]]:
+    """What a policy learns from an episode: the pixels and proprioception before each action, and the actions."""
+    pixels = episode.observations.get("pixels")
+    if pixels is None:
+        raise UsageError(f"{where} observes no pixels, but {', '.join(sorted(episode.observations))}")
+    if pixels.dtype != np.uint8 or pixels.ndim != 4:
+        raise UsageError(f"{where} has pixels {pixels.dtype} {pixels.shape}, expected uint8 [T + 1, C, H, W]")
+    proprioception = episode.observations.get("proprioception", np.zeros((len(pixels), 0)))[:-1].astype(np.float32)
+    return {"pixels": pixels[:-1], "proprioception": proprioception, "actions": episode.actions.astype(np.float32)}
 
 
 def summarise(folder: Path, count: int) -> str:
-    """One line about demonstrations: how many, frames, successes, bytes a frame."""
-    episodes = load(folder, count)
-    frames = sum(len(e.actions) for e in episodes)
-    solved = sum(bool(e.success[-1]) for e in episodes)
+    """One line about the first `count` demonstrations: successes or else the mean return, frames, bytes a frame."""
+    import h5py
+
+    frames, total, solved = 0, 0.0, []
+    with h5py.File(main_path(folder), "r") as file:
+        for episode in (file[f"episode_{k}"] for k in range(count)):
+            frames += len(episode["rewards"])
+            total += float(episode["rewards"][()].sum())
+            solved += [bool(episode["infos/success"][-1])] if "success" in episode["infos"] else []
     size = sum(episode_path(folder, k).stat().st_size for k in range(count))
-    return f"{count} demonstrations, {solved} successful, {frames} frames, {size / frames:.0f} bytes a frame"
-
-
-def load_episode(path: Path) -> Episode:
-    """One demonstration from its file.
-
-    Raises:
-        UsageError: if the file is missing or damaged.
-    """
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            episode = Episode(**{field.name: arrays[field.name] for field in dataclasses.fields(Episode)})
-    except FileNotFoundError:
-        raise UsageError(f"demonstration {path} is missing: collect it again with `robovision demos`") from None
-    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
-        raise UsageError(f"demonstration {path} is damaged ({error}): delete it and collect again") from error
-    return episode
-
-
-def episode_path(folder: Path, number: int) -> Path:
-    """Where a folder keeps its demonstration of this number."""
-    return folder / f"episode-{number:04d}.npz"
-
-
-def _identity(options: DemoOptions) -> dict[str, Any]:
-    return dataclasses.asdict(options)
+    outcome = f"{sum(solved)} successful" if len(solved) == count else f"mean return {total / count:.4g}"
+    return f"{count} demonstrations, {outcome}, {frames} frames, {size / frames:.0f} bytes a frame"
 
 
 class _Recorder:
@@ -185,30 +240,39 @@ class _Recorder:
         self._options = options
         self._folder = folder
         self._env = make(options.task, options.env)
+        self._spaces = Spaces.of(self._env)
 
-    def __call__(self, number: int) -> None:
-        episode = self._record(number)
+    def __call__(self, number: int) -> Spaces:
+        seed = derive(self._options.seed, "demonstration", number)
+        content = to_hdf5(self._record(seed), number, seed)
         with write_atomically(episode_path(self._folder, number)) as file:
-            np.savez_compressed(file, **{f.name: getattr(episode, f.name) for f in dataclasses.fields(episode)})
+            file.write(content)
+        return self._spaces
 
     def close(self) -> None:
         self._env.close()
 
-    def _record(self, number: int) -> Episode:
-        steps = list(self._steps(derive(self._options.seed, "demonstration", number)))
-        pixels, proprioception, actions, success = zip(*steps, strict=True)
-        return Episode(np.stack(pixels), np.stack(proprioception), np.stack(actions), np.array(success))
-
-    def _steps(self, seed: int) -> Iterator[tuple[Any, Any, Any, bool]]:
-        observation, _ = self._env.reset(seed=seed)
+    def _record(self, seed: int) -> Episode:
         random = np.random.default_rng(derive(seed, "noise"))
+        observation, info = self._env.reset(seed=seed)
+        observations, infos, steps = [observation], [info], []
         held = 0
         over = False
         while not over and held <= HOLD:
             action = self._env.expert_action()
             disturbed = action + random.normal(0.0, self._options.noise, action.shape).astype(np.float32)
-            following, _, terminated, truncated, info = self._env.step(disturbed.clip(-1, 1))
-            yield observation["pixels"], observation["proprioception"], action, info["success"]
-            held = held + 1 if info["success"] or held else 0
+            observation, reward, terminated, truncated, info = self._env.step(disturbed.clip(-1, 1))
+            observations.append(observation)
+            infos.append(info)
+            steps.append((action, float(reward), terminated, truncated))
+            held = held + 1 if info.get("success", False) or held else 0
             over = terminated or truncated
-            observation = following
+        actions, rewards, terminations, truncations = (np.array(part) for part in zip(*steps, strict=True))
+        return Episode(
+            observations={name: np.stack([o[name] for o in observations]) for name in observation},
+            actions=actions,
+            rewards=rewards,
+            terminations=terminations,
+            truncations=truncations,
+            infos={"success": np.array([i.get("success", False) for i in infos])} if "success" in info else {},
+        )

@@ -1,66 +1,201 @@
 from __future__ import annotations
 
 import dataclasses
+import filecmp
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from resource import RLIMIT_FSIZE, prlimit
 
+import minari
 import numpy as np
 import pytest
 import torch
 
 from robovision.agents.clips import Clips, histories, random_shift
-from robovision.envs.demos import DemoOptions, Episode, collect, episode_path, load, load_episode, summarise
+from robovision.envs import make
+from robovision.envs.demos import Demonstrations, DemoOptions, collect, load, prepare, summarise
+from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata
 from robovision.errors import UsageError
+from robovision.seeding import derive
 from tests.helpers import TINY_ENV
 
 OPTIONS = DemoOptions(episodes=3, seed=5, noise=0.1, env=TINY_ENV)
+EPISODES = 20
+RECORDING = [
+    *(sys.executable, "-m", "robovision.cli", "demos", "--task", "metaworld/drawer-open", "--episodes", str(EPISODES)),
+    *("--seed", "5"),
+    *("--noise", "0.1", "--env.size", "32", "--env.preset", "fastest", "--env.horizon", "12", "--workers", "2"),
+]
 
 
-def fake_episodes(*lengths: int) -> list[Episode]:
-    """Episodes whose numbers say which episode and time they are."""
-    return [
-        Episode(
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three demonstrations, recorded by two workers."""
+    folder = tmp_path_factory.mktemp("demos") / "metaworld" / "drawer-open-v0"
+    seen: list[int] = []
+    assert collect(OPTIONS, folder, 2, seen.append) == 0
+    assert seen == [0, 1, 2, 3]
+    return folder
+
+
+def fake_demonstrations(*lengths: int) -> Demonstrations:
+    """Demonstrations whose numbers say which episode and time they are."""
+    parts = [
+        (
             np.full((n, 3, 4, 4), k, np.uint8) + np.arange(n, dtype=np.uint8)[:, None, None, None] * 10,
             np.stack([np.full(n, k), np.arange(n)], axis=1).astype(np.float32),
             np.arange(n, dtype=np.float32)[:, None],
-            np.zeros(n, bool),
         )
         for k, n in enumerate(lengths)
     ]
+    pixels, proprioception, actions = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Demonstrations(pixels, proprioception, actions, np.array(lengths), None)
 
 
-def test_an_interrupted_collection_goes_on_and_gives_the_same(tmp_path: Path) -> None:
-    seen: list[int] = []
-    assert collect(OPTIONS, tmp_path / "a", 2, seen.append) == 0
-    assert seen == [0, 1, 2, 3]
-    collect(dataclasses.replace(OPTIONS, episodes=1), tmp_path / "b", 1)
-    collect(OPTIONS, tmp_path / "b", 1)
-    for k in range(3):
-        one, other = (load_episode(episode_path(tmp_path / folder, k)) for folder in "ab")
-        for field in dataclasses.fields(Episode):
-            assert np.array_equal(getattr(one, field.name), getattr(other, field.name))
-    assert load_episode(episode_path(tmp_path / "a", 2)).pixels.shape == (TINY_ENV.horizon, 3, 32, 32)
-    assert "3 demonstrations, 0 successful, 36 frames" in summarise(tmp_path / "a", 3)
-    starts = [load_episode(episode_path(tmp_path / "a", k)).pixels[0] for k in range(3)]
-    assert not np.array_equal(starts[0], starts[1])
+def same_files(one: Path, other: Path) -> bool:
+    names = sorted(path.name for path in data_folder(one).iterdir())
+    assert names == sorted(path.name for path in data_folder(other).iterdir())
+    return filecmp.cmpfiles(data_folder(one), data_folder(other), names, shallow=False)[0] == names
 
 
-def test_other_demonstrations_are_not_mixed_in(tmp_path: Path) -> None:
+def test_minari_opens_what_was_recorded_as_it_happened(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(recorded.parent.parent))
+    assert list(minari.list_local_datasets()) == ["metaworld/drawer-open-v0"]
+    dataset = minari.load_dataset("metaworld/drawer-open-v0")
+    assert (dataset.total_episodes, dataset.total_steps) == (3, 36)
+    assert dataset.storage.metadata["robovision"]["env"]["preset"] == "fastest"
+    env = make(OPTIONS.task, OPTIONS.env)
+    assert dataset.observation_space == env.observation_space
+    assert dataset.action_space == env.action_space
+    seeds = [metadata["seed"] for metadata in dataset.storage.get_episode_metadata(range(3))]
+    assert len(set(seeds)) == 3
+    for seed, episode in zip(seeds, dataset, strict=True):
+        observation, info = env.reset(seed=seed)
+        noise = np.random.default_rng(derive(seed, "noise"))
+        for t, action in enumerate(episode.actions):
+            assert np.array_equal(env.expert_action(), action)
+            assert np.array_equal(observation["pixels"], episode.observations["pixels"][t])
+            assert np.array_equal(observation["proprioception"], episode.observations["proprioception"][t])
+            assert info["success"] == episode.infos["success"][t]
+            disturbed = (action + noise.normal(0, 0.1, 4).astype(np.float32)).clip(-1, 1)
+            observation, reward, terminated, truncated, info = env.step(disturbed)
+            assert reward == episode.rewards[t]
+            assert terminated == episode.terminations[t]
+            assert truncated == episode.truncations[t] == (t == 11)
+        assert np.array_equal(observation["pixels"], episode.observations["pixels"][12])
+        assert episode.observations["pixels"].shape == (13, 3, 32, 32)
+        assert episode.infos["success"].shape == (13,)
+    env.close()
+
+
+def test_an_interrupted_collection_goes_on_and_gives_the_same_files(recorded: Path, tmp_path: Path) -> None:
     collect(dataclasses.replace(OPTIONS, episodes=1), tmp_path, 1)
-    other = dataclasses.replace(OPTIONS, env=dataclasses.replace(TINY_ENV, preset="exact"))
-    with pytest.raises(UsageError, match=r"holds other demonstrations \(env: .*'fastest'.* there, .*'exact'.* wanted"):
-        collect(other, tmp_path, 1)
+    assert minari.MinariDataset(data_folder(tmp_path)).total_episodes == 1
+    collect(OPTIONS, tmp_path, 1)
+    assert same_files(recorded, tmp_path)
 
 
-def test_damaged_and_missing_files_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"episode-0000\.npz is missing"):
+def test_what_a_policy_learns_from_is_what_minari_reads(recorded: Path) -> None:
+    demos = load(recorded, 2)
+    first, second = list(minari.MinariDataset(data_folder(recorded)))[:2]
+    assert demos.lengths.tolist() == [12, 12]
+    assert demos.solved == 0
+    for name, values in (("pixels", demos.pixels), ("proprioception", demos.proprioception)):
+        expected = np.concatenate([episode.observations[name][:-1] for episode in (first, second)])
+        assert values.dtype == expected.dtype
+        assert np.array_equal(values, expected)
+    assert np.array_equal(demos.actions, np.concatenate([first.actions, second.actions]))
+    assert "3 demonstrations, 0 successful, 36 frames" in summarise(recorded, 3)
+
+
+def test_other_demonstrations_are_not_mixed_in(recorded: Path, tmp_path: Path) -> None:
+    other = dataclasses.replace(OPTIONS, noise=0.2, env=dataclasses.replace(TINY_ENV, preset="exact"))
+    said = r"holds other demonstrations \(env.preset: 'fastest' there, 'exact' wanted; noise: 0.1 there, 0.2 wanted\)"
+    with pytest.raises(UsageError, match=said):
+        collect(other, recorded, 1)
+    prepare(dataclasses.replace(OPTIONS, episodes=7), recorded)
+    prepare(OPTIONS, tmp_path)
+    content = (data_folder(tmp_path) / "metadata.json").read_text()
+    (data_folder(tmp_path) / "metadata.json").write_text(content.replace('"robovision"', '"other"'))
+    with pytest.raises(UsageError, match="was not recorded by `robovision demos`"):
+        prepare(OPTIONS, tmp_path)
+    (data_folder(tmp_path) / "metadata.json").write_text(content[:50])
+    with pytest.raises(UsageError, match=r"metadata\.json can't be read"):
+        prepare(OPTIONS, tmp_path)
+
+
+def test_damaged_and_missing_episodes_are_named_and_collected_again(recorded: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds no demonstrations"):
         load(tmp_path, 1)
-    np.savez(episode_path(tmp_path, 0), pixels=np.zeros(3))
-    with pytest.raises(UsageError, match=r"episode-0000\.npz is damaged"):
-        load(tmp_path, 1)
-    content = episode_path(tmp_path, 0).read_bytes()
-    episode_path(tmp_path, 0).write_bytes(content[: len(content) // 2])
-    with pytest.raises(UsageError, match=r"episode-0000\.npz is damaged"):
-        load(tmp_path, 1)
+    with pytest.raises(UsageError, match="holds 3 demonstrations, not 4"):
+        load(recorded, 4)
+    shutil.copytree(recorded, folder := tmp_path / "copy")
+    file = episode_path(folder, 1)
+    whole = file.read_bytes()
+    for content in (whole[: len(whole) // 2], whole[:3000] + bytes(4000) + whole[7000:], b""):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match=r"episode 1 in .* is damaged or missing"):
+            load(folder, 2)
+    with pytest.raises(UsageError, match=r"episode-0001\.hdf5 is damaged"):
+        collect(OPTIONS, folder, 1)
+    file.unlink()
+    with pytest.raises(UsageError, match=r"episode 1 in .* is damaged or missing"):
+        load(folder, 2)
+    collect(OPTIONS, folder, 1)
+    assert file.read_bytes() == whole
+    assert load(folder, 3).lengths.tolist() == [12, 12, 12]
+
+
+def stop_at(count: int, folder: Path, stop: Callable[[int], None]) -> tuple[int, str]:
+    """Record, and stop the process by its number once Minari sees so many episodes; its exit code and errors."""
+    command = [*RECORDING, "--out", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None:
+        if metadata_path(folder).exists() and read_metadata(folder)["total_episodes"] >= count:
+            stop(process.pid)
+            break
+        time.sleep(0.0005)
+    _, errors = process.communicate(timeout=60)
+    return process.returncode, errors
+
+
+def fill_disk(pid: int) -> None:
+    """From now on the process and its workers write like on a disk that takes no more."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    for process in (pid, *map(int, children)):
+        prlimit(process, RLIMIT_FSIZE, (100, 100))
+
+
+def test_a_killed_recording_and_a_full_disk_leave_whole_episodes(recorded: Path, tmp_path: Path) -> None:
+    whole = list(minari.MinariDataset(data_folder(recorded)))
+
+    def seen_whole() -> int:
+        dataset = minari.MinariDataset(data_folder(tmp_path))
+        count = int(dataset.total_episodes)
+        for one, other in zip(dataset, whole, strict=False):
+            assert np.array_equal(one.observations["pixels"], other.observations["pixels"])
+        assert load(tmp_path, count).lengths.tolist() == [12] * count
+        return count
+
+    code, _ = stop_at(2, tmp_path, lambda pid: os.kill(pid, signal.SIGKILL))
+    assert code == -signal.SIGKILL
+    killed = seen_whole()
+    assert 2 <= killed < EPISODES
+    code, errors = stop_at(killed + 2, tmp_path, fill_disk)
+    assert code == 2, errors
+    assert "can't write" in errors
+    assert "Traceback" not in errors
+    assert killed < seen_whole() < EPISODES
+    answer = subprocess.run([*RECORDING, "--out", str(tmp_path)], capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stderr
+    assert f"{EPISODES} demonstrations, 0 successful" in answer.stdout
+    assert seen_whole() == EPISODES
 
 
 def test_wrong_options_are_said() -> None:
@@ -73,7 +208,7 @@ def test_wrong_options_are_said() -> None:
 
 
 def test_every_frame_is_drawn_equally_often() -> None:
-    clips = Clips(fake_episodes(3, 9), history=1, clip=4, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(3, 9), history=1, clip=4, shift=0, seed=0)
     counts = torch.zeros(2, 9)
     for step in range(400):
         batch = clips.batch(step, 16)
@@ -86,14 +221,14 @@ def test_every_frame_is_drawn_equally_often() -> None:
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    one, other = (Clips(fake_episodes(30, 20), 3, 4, 1, seed=2) for _ in range(2))
+    one, other = (Clips(fake_demonstrations(30, 20), 3, 4, 1, seed=2) for _ in range(2))
     one.batch(0, 4)
     assert torch.equal(one.batch(7, 4).images, other.batch(7, 4).images)
     assert not torch.equal(one.batch(8, 4).images, other.batch(7, 4).images)
 
 
 def test_histories_are_the_frames_before_and_the_first_repeats() -> None:
-    clips = Clips(fake_episodes(6), history=3, clip=2, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(6), history=3, clip=2, shift=0, seed=0)
     for step in range(50):
         batch = clips.batch(step, 3)
         embedded = batch.images[:, :, 0, 0, 0, None].float() / 10
@@ -120,7 +255,8 @@ def test_a_shift_moves_each_clip_as_one() -> None:
 
 
 def test_nan_in_demonstrations_is_named() -> None:
-    episodes = fake_episodes(3, 4)
-    episodes[1].actions[2] = np.nan
-    with pytest.raises(UsageError, match="demonstration 1 has actions that are NaN"):
-        Clips(episodes, 1, 1, 0, 0)
+    for name in ("actions", "proprioception"):
+        demos = fake_demonstrations(3, 4)
+        getattr(demos, name)[5] = np.nan
+        with pytest.raises(UsageError, match=f"demonstration 1 has {name} that are NaN"):
+            Clips(demos, 1, 1, 0, 0)

@@ -26,7 +26,7 @@ from robovision.agents.policy import History, Policy, make_policy
 from robovision.agents.report import evaluate_run, find_step
 from robovision.agents.train import Training, learning_rate, load_pretrained
 from robovision.agents.video import FAILED, SOLVED, mosaic
-from robovision.envs.demos import Episode
+from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS
@@ -78,7 +78,7 @@ def partial_checkpoint(path: Path) -> bool:
 
 
 def demonstration(path: Path) -> bool:
-    return any((path / "demos").glob("*.npz"))
+    return any((path / "demos" / "data").glob("episode-*.hdf5"))
 
 
 def checkpoint(number: int) -> Callable[[Path], bool]:
@@ -206,7 +206,7 @@ def test_histories_of_training_and_rollout_give_the_same_action() -> None:
     nn.init.normal_(agent.head[-1].weight)  # type: ignore[arg-type]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
     numbers = np.arange(24, dtype=np.float32).reshape(6, 4)
-    demos = clips.Clips([Episode(pixels, numbers, numbers, np.zeros(6, bool))], 3, 4, shift=0, seed=0)
+    demos = clips.Clips(Demonstrations(pixels, numbers, numbers, np.array([6]), None), 3, 4, shift=0, seed=0)
     history = History(3)
     with torch.no_grad():
         played = torch.cat(
