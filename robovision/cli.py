@@ -16,7 +16,6 @@ import tyro
 import robovision
 from robovision.agents.config import TrainConfig
 from robovision.envs.demos import DemoOptions
-from robovision.envs.registry import list_tasks
 from robovision.errors import UsageError, unknown
 from robovision.run import Run, differences
 
@@ -27,7 +26,7 @@ robovision: robotics perception by symmetry.
 commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
-  demos      record demonstrations, list the tasks
+  demos      record demonstrations, list the tasks, export to LeRobot
   doctor     say what works on this machine
 
 `robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
@@ -52,11 +51,25 @@ examples:
   robovision evaluate runs/hammer
   robovision evaluate runs/hammer --checkpoint best --episodes 100 --seed 7 --horizon 500"""
 
-DEMOS = """Record demonstrations of a task by its scripted expert, one .npz file an episode.
+DEMOS = """Record demonstrations of a task by its expert, as a Minari dataset.
+
+The folder holds `data`, which Farama's tools open: minari.MinariDataset("FOLDER/data"). In its default place,
+demos/TASK-v0, it also has a name: MINARI_DATASETS_PATH=demos and minari.load_dataset("metaworld/hammer-v0").
+Episodes are files of their own, so what is there stays readable after Ctrl-C, kill -9 or a full disk.
+`robovision demos export` converts a dataset to LeRobot's layout.
 
 examples:
   robovision demos --list
-  robovision demos --task metaworld/hammer --episodes 50 --out demos/hammer"""
+  robovision demos metaworld/hammer --episodes 50
+  robovision demos metaworld/hammer --episodes 50 --env.size 96 --out data/hammer-96"""
+
+EXPORT = """Convert a Minari dataset to the layout of LeRobot datasets v3.0: Parquet and MP4.
+
+SOURCE is a folder of `robovision demos`, any other Minari dataset's folder, or its id. The video is lossy (H.264),
+and the observation after an episode's last action is left out.
+
+example:
+  robovision demos export demos/metaworld/hammer-v0 --lerobot lerobot/hammer"""
 
 DOCTOR = """Say what works on this machine, and for each problem how to mend it.
 
@@ -110,10 +123,22 @@ class Demos:
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores."""
     out: Path | None = None
-    """The folder; by default demos/ and the task's name. One that was interrupted goes on."""
+    """The folder; by default demos/ and the task's name and -v0. One that was interrupted goes on."""
 
     def __post_init__(self) -> None:
         _check_workers(self.workers)
+
+
+@dataclass(frozen=True)
+class Export:
+    """The options of `robovision demos export`."""
+
+    source: tyro.conf.Positional[str]
+    """A folder, or the id of one of Minari's datasets on this machine."""
+    lerobot: Path
+    """The folder to write; there must be none yet."""
+    fps: float | None = None
+    """Steps a second; by default what the dataset says."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +146,11 @@ class Doctor:
     """The options of `robovision doctor`."""
 
 
-COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Doctor], str]] = {
+COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | Doctor], str]] = {
     "train": (Train, TRAIN),
     "evaluate": (Evaluate, EVALUATE),
     "demos": (Demos, DEMOS),
+    "demos export": (Export, EXPORT),
     "doctor": (Doctor, DOCTOR),
 }
 
@@ -149,10 +175,13 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(robovision.__version__)
         return 0
-    name, rest = arguments[0], arguments[1:]
+    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
+    name, rest = " ".join(arguments[:words]), arguments[words:]
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     kind, text = COMMANDS[name]
+    if kind is Demos and rest and not rest[0].startswith("-"):
+        rest = ["--task", *rest]
     default = _resumed(rest) if kind is Train else tyro.MISSING_NONPROP
     options: Any = tyro.cli(kind, prog=f"robovision {name}", description=text, args=rest, default=default)
     match options:
@@ -162,6 +191,8 @@ def _dispatch(arguments: list[str]) -> int:
             return _evaluate(options)
         case Demos():
             return _demos(options)
+        case Export():
+            return _export(options)
         case _:
             from robovision.doctor import examine
 
@@ -285,16 +316,32 @@ def _demos(options: Demos) -> int:
     from tqdm import tqdm
 
     from robovision.devices import cpu_count
-    from robovision.envs.demos import collect, summarise
+    from robovision.envs.demos import collect, experts, summarise
+    from robovision.envs.minari_dataset import data_folder, dataset_id
     from robovision.progress import move
 
     if options.list:
-        print("\n".join(list_tasks()))
+        known = experts()
+        width = max(len(task) for task in known)
+        print("\n".join([f"{'task':<{width}}  expert", *(f"{task:<{width}}  {kind}" for task, kind in known.items())]))
         return 0
-    path = options.out or Path("demos") / options.options.task.replace("/", "-")
+    path = options.out or Path("demos") / dataset_id(options.options.task)
     with tqdm(total=options.options.episodes, desc="demonstrations", unit="episode") as bar:
         lost = collect(options.options, path, options.workers or cpu_count(), lambda done: move(bar, done))
-    print(f"{summarise(path, options.options.episodes)}\nin {path}; {lost} simulator workers lost")
+    print(f"{summarise(path, options.options.episodes)}; {lost} simulator workers lost\nMinari     {data_folder(path)}")
+    return 0
+
+
+def _export(options: Export) -> int:
+    from tqdm import tqdm
+
+    from robovision.envs.lerobot import export
+    from robovision.progress import move
+
+    source = Path(options.source) if Path(options.source).exists() else options.source
+    with tqdm(desc="export", unit="episode") as bar:
+        left_out = export(source, options.lerobot, options.fps, lambda done: move(bar, done))
+    print(f"LeRobot    {options.lerobot}{'; left out: ' + ', '.join(left_out) if left_out else ''}")
     return 0
 
 

@@ -25,7 +25,7 @@ def test_importing_and_helping_need_neither_torch_nor_a_simulator(tmp_path: Path
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main([command, "--help"])
+        main([*command.split(), "--help"])
     assert ended.value.code == 0
     assert f"  robovision {command}" in capsys.readouterr().out.split("example", 1)[1]
 
@@ -48,6 +48,10 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--resume", "nowhere"], "looked for an existing folder"),
         (["train", "--device", "cuda"], "PyTorch finds no cuda device here"),
         (["demos", "--task", "metaworld/x"], "unknown task"),
+        (["demos", "metaworld/draw-open"], "nearest: metaworld/drawer-open"),
+        (["demos", "export", "nowhere/at-all-v0", "--lerobot", "out"], "no Minari dataset is called nowhere/at-all-v0"),
+        (["demos", "export", "tests", "--lerobot", "out"], "there is neither data/metadata.json nor metadata.json"),
+        (["demos", "export", "tests"], "--lerobot"),
         (["evaluate", "."], "looked for a file run.json"),
         (["train", "--resume"], "--resume"),
         (["train", "--out", "/dev/null"], "can't write /dev/null"),
@@ -110,7 +114,9 @@ def test_an_unwritable_place_is_said_before_anything_is_computed(tmp_path: Path)
 
 def test_demos_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demos", "--list"]) == 0
-    assert "metaworld/drawer-open" in capsys.readouterr().out.split()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert rows[0] == ["task", "expert"]
+    assert ["metaworld/drawer-open", "scripted"] in rows
 
 
 def test_the_doctor_finds_this_machine_able() -> None:
