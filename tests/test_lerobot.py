@@ -47,7 +47,7 @@ def source(tmp_path: Path) -> Path:
 
 def frames(path: Path) -> tuple[NDArray[np.uint8], list[float]]:
     with av.open(str(path)) as container:
-        found = list(container.decode(video=0))
+        found: list[Any] = list(container.decode(video=0))
     return np.stack([f.to_ndarray(format="rgb24") for f in found]), [float(f.pts * f.time_base) for f in found]
 
 

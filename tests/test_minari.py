@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from minari.data_collector import EpisodeBuffer
+from minari.dataset.minari_dataset import parse_dataset_id
 from numpy.typing import NDArray
 
 from robovision.envs.demos import load
@@ -33,7 +34,7 @@ from robovision.errors import UsageError
 gymnasium.register_envs(gymnasium_robotics)
 
 
-def play(env: gymnasium.Env[Any, Any], steps: int, seed: int) -> EpisodeBuffer:
+def play(env: gymnasium.Env[Any, Any], steps: int, seed: int) -> Any:
     """Some random steps as Minari gathers them."""
     observation, _ = env.reset(seed=seed)
     env.action_space.seed(seed)
@@ -168,7 +169,7 @@ def test_images_lie_in_compressed_rows_through_time() -> None:
     still.observations["pixels"][1:] = still.observations["pixels"][0]
     content = to_hdf5(still, 0, 0)
     with h5py.File(io.BytesIO(content), "r") as file:
-        pixels = file["observations/pixels"]
+        pixels: Any = file["observations/pixels"]
         assert pixels.chunks == (61, 3, 4, 40)
         assert (pixels.compression, pixels.compression_opts) == ("gzip", 4)
     assert len(content) < still.observations["pixels"].nbytes / 10  # although each frame by itself is noise
@@ -196,6 +197,7 @@ def test_what_is_not_a_whole_dataset_is_said(tmp_path: Path) -> None:
 def test_parts_of_unequal_length_are_said(tmp_path: Path) -> None:
     space = spaces.Dict(pixels=spaces.Box(0, 255, (3, 40, 40), np.uint8))
     record(tmp_path, random_episode(3, space), space=space)
+    file: Any
     with h5py.File(episode_path(tmp_path, 0), "a") as file:
         file["observations/pixels"].resize(3, axis=0)
     with pytest.raises(UsageError, match=r"episode 0 has 3 rewards, 3 actions and observations {'pixels': 3}"):
@@ -223,4 +225,4 @@ def test_gaps_stay_unseen_until_they_are_filled(tmp_path: Path) -> None:
 
 def test_a_task_becomes_a_name_that_minari_takes() -> None:
     for task in ("metaworld/drawer-open", "dmc/walker-walk", "mjcf//home/me/my arm.v2.xml", "mjcf/../bras-\u00e9.xml"):
-        assert minari.dataset.minari_dataset.parse_dataset_id(dataset_id(task))[2] == 0
+        assert parse_dataset_id(dataset_id(task))[2] == 0
