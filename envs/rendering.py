@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from robovision.envs.gl import choose_backend, no_gl
+from robovision.envs.context import Context  # first: it chooses the backend that simulators' own renderers read
+
+# isort: split
+import mujoco
+import numpy as np
+from numpy.typing import NDArray
+
+from robovision.envs.meshes import coarsened
 from robovision.errors import UsageError, unknown
-
-BACKEND = choose_backend()
-
-import mujoco  # noqa: E402  (simulators' own renderers read the backend at import)
-import numpy as np  # noqa: E402
-from numpy.typing import NDArray  # noqa: E402
 
 FLAGS = mujoco.mjtRndFlag
 CROP = 224 / 256
@@ -31,8 +30,10 @@ class Quality:
     reflections: bool
 
 
-QUALITY = {"fast": Quality(1024, 0, False), "fastest": Quality(0, 0, False)}
+QUALITY = {"fast": Quality(512, 0, False), "fastest": Quality(0, 0, False)}
 """What each preset changes; `exact` is not here because it changes nothing."""
+ROUNDNESS = 16, 8
+"""Sides around and along a sphere in every preset but `exact`: within a pixel until its radius is 50 of them."""
 PRESETS = ("exact", *QUALITY)
 
 
@@ -94,7 +95,7 @@ def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1
 class Renderer:
     """Renders one model, from any of its cameras, into square images in memory of their own.
 
-    Changes the model's visual quality settings, which say nothing about its physics. Close it yourself.
+    The model is left as it is: what is drawn is a copy of its meshes and quality settings. Close it yourself.
 
     Args:
         model: the model.
@@ -118,12 +119,13 @@ class Renderer:
     ) -> None:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
-        model.vis.global_.offwidth = max(size, model.vis.global_.offwidth)
-        model.vis.global_.offheight = max(size, model.vis.global_.offheight)
         quality = QUALITY.get(preset)
+        drawn = copy.copy(model) if quality is None else coarsened(model)
+        drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         if quality is not None:
-            model.vis.quality.shadowsize = quality.shadow_map
-            model.vis.quality.offsamples = quality.samples
+            drawn.vis.quality.shadowsize = quality.shadow_map
+            drawn.vis.quality.offsamples = quality.samples
+            drawn.vis.quality.numslices, drawn.vis.quality.numstacks = ROUNDNESS
         self._model = model
         self._size = size
         self._rect = mujoco.MjrRect(0, 0, size, size)
@@ -135,7 +137,7 @@ class Renderer:
         if quality is not None:
             self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
             self._scene.flags[FLAGS.mjRND_REFLECTION] = quality.reflections
-        self._gl, self._context = _open(model)
+        self._context = Context(drawn)
 
     def pixels(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.uint8]:
         """The image of the model in this state, uint8 [3, size, size], RGB, first row on top."""
@@ -167,19 +169,17 @@ class Renderer:
 
     def upload_heights(self) -> None:
         """Take over height fields that have changed in the model since the last time."""
-        if self._gl is None:
-            raise UsageError("this renderer is closed: make a new one to render")
-        self._gl.make_current()
-        for number in range(self._model.nhfield):
-            mujoco.mjr_uploadHField(self._model, self._context, number)
+        with self._context.current() as context:
+            for number in range(self._model.nhfield):
+                mujoco.mjr_uploadHField(self._model, context, number)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_context"):
+            self._context.close()
 
     def close(self) -> None:
         """Frees the OpenGL context. Closing twice does nothing."""
-        if self._gl is not None:
-            self._gl.make_current()
-            self._context.free()
-            self._gl.free()
-            self._gl = None
+        self._context.close()
 
     def _draw(
         self,
@@ -190,8 +190,6 @@ class Renderer:
         labels: bool = False,
     ) -> None:
         """Render one camera and read the bottom row first; `labels` paints each object in the colour of its number."""
-        if self._gl is None:
-            raise UsageError("this renderer is closed: make a new one to render")
         scene = self._scene
         mujoco.mjv_updateScene(
             self._model, data, self._options, None, camera.resolve(), mujoco.mjtCatBit.mjCAT_ALL, scene
@@ -202,25 +200,6 @@ class Renderer:
             eye.frustum_bottom *= camera.crop
             eye.frustum_top *= camera.crop
         scene.flags[FLAGS.mjRND_SEGMENT] = scene.flags[FLAGS.mjRND_IDCOLOR] = labels
-        self._gl.make_current()
-        mujoco.mjr_render(self._rect, scene, self._context)
-        mujoco.mjr_readPixels(image, depth, self._rect, self._context)
-
-
-def _open(model: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
-    """A current OpenGL context and MuJoCo's, or UsageError without the noise of half-made contexts that go."""
-    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
-    try:
-        gl = importlib.import_module(f"mujoco.{BACKEND}").GLContext(
-            model.vis.global_.offwidth, model.vis.global_.offheight
-        )
-        gl.make_current()
-        context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_150.value)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, context)
-        context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR
-        return gl, context
-    except Exception as error:  # each GL backend raises its own types
-        reason = f"{type(error).__name__}: {error}"
-    finally:
-        sys.unraisablehook = hook
-    raise no_gl(reason)
+        with self._context.current() as context:
+            mujoco.mjr_render(self._rect, scene, context)
+            mujoco.mjr_readPixels(image, depth, self._rect, context)
