@@ -78,10 +78,13 @@ def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     inside = torch.zeros(len(boxes), len(points), dtype=torch.bool, device=boxes.device)
     rows = max(1, NEARBY // max(1, len(points)))
     for first in range(0, len(boxes), rows):
-        part = boxes[first : first + rows, None]
-        offset = points[None] - part[..., :3]
-        ground = _rotate(offset[..., :2], -part[..., 6]).abs() <= part[..., 3:5] / 2
-        inside[first : first + rows] = ground.all(dim=-1) & (offset[..., 2].abs() <= part[..., 5] / 2)
+        part = boxes[first : first + rows]
+        # Few points come near a box; only those are turned into its frame.
+        beside = (points[None, :, 0] - part[:, None, 0]).abs() <= part[:, 3:5].norm(dim=1)[:, None]
+        i, j = beside.nonzero().unbind(dim=1)
+        box, offset = part[i], points[j] - part[i, :3]
+        ground = _rotate(offset[:, :2], -box[:, 6]).abs() <= box[:, 3:5] / 2
+        inside[first + i, j] = ground.all(dim=1) & (offset[:, 2].abs() <= box[:, 5] / 2)
     return inside
 
 
