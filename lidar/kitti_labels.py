@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def read_labels(path: Path) -> KittiObjects:
         UsageError: naming file and line, if it can't be read, a line is incomplete, a class is unknown, or a number
             is none, not finite or a negative size.
     """
-    return _read(path, LABEL)
+    return _read(path, scored=False)
 
 
 def read_detections(path: Path) -> KittiObjects:
@@ -117,7 +118,7 @@ def read_detections(path: Path) -> KittiObjects:
     Raises:
         UsageError: as `read_labels`, and if scores are missing.
     """
-    return _read(path, DETECTION)
+    return _read(path, scored=True)
 
 
 def write_objects(path: Path, objects: KittiObjects) -> None:
@@ -126,17 +127,25 @@ def write_objects(path: Path, objects: KittiObjects) -> None:
     Raises:
         UsageError: if the file can't be written.
     """
-    lines = [
-        f"{name} {truncation} {int(occlusion)} {' '.join(map(str, rest))}\n"
-        for name, (truncation, occlusion, *rest) in zip(objects.names, objects.values.tolist(), strict=True)
-    ]
+    pairs = zip(objects.names, objects.values.tolist(), strict=True)
     with write_atomically(path) as file:
-        file.write("".join(lines).encode())
+        file.write("".join(f"{format_object(name, values)}\n" for name, values in pairs).encode())
 
 
-def _read(path: Path, numbers: int) -> KittiObjects:
-    rows = [(at, line.split()) for at, line in enumerate(_text(path).splitlines(), 1) if not line.isspace() and line]
-    names = tuple(_name(path, at, row[0]) for at, row in rows)
+def format_object(name: str, values: list[float]) -> str:
+    """The line of one object."""
+    truncation, occlusion, *rest = values
+    return f"{name} {truncation} {int(occlusion)} {' '.join(map(str, rest))}"
+
+
+def parse_objects(path: Path, rows: list[tuple[int, list[str]]], scored: bool) -> KittiObjects:
+    """The objects of lines, each given by its number in the file and its words.
+
+    Raises:
+        UsageError: naming file and line, as `read_labels`.
+    """
+    numbers = DETECTION if scored else LABEL
+    names = tuple(_name(path, at, row) for at, row in rows)
     values = np.array([_numbers(path, at, row[1:], numbers) for at, row in rows]).reshape(-1, numbers)
     objects = KittiObjects(names, values)
     _refuse(path, rows, ~np.isfinite(values).all(axis=1), "a number is not finite; remove the object or mend it")
@@ -147,7 +156,13 @@ def _read(path: Path, numbers: int) -> KittiObjects:
     return objects
 
 
-def _text(path: Path) -> str:
+def _read(path: Path, scored: bool) -> KittiObjects:
+    rows = [(at, line.split()) for at, line in enumerate(read_text(path).splitlines(), 1) if line.strip()]
+    return parse_objects(path, rows, scored)
+
+
+def read_text(path: Path) -> str:
+    """The text of a file of KITTI objects; UsageError if it can't be read or is no text."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:
@@ -156,11 +171,13 @@ def _text(path: Path) -> str:
         raise UsageError(f"{path} is not text; give a file of KITTI objects, such as label_2/000000.txt") from error
 
 
-def _name(path: Path, at: int, name: str) -> str:
+def _name(path: Path, at: int, words: list[str]) -> str:
     """The class in KITTI's own spelling; the official evaluation does not look at upper and lower case either."""
-    known = SPELLING.get(name.lower())
+    if not words:
+        raise UsageError(f"{path}, line {at}: there is no class; the file may be cut off: write it again")
+    known = SPELLING.get(words[0].lower())
     if known is None:
-        raise UsageError(f"{path}, line {at}: {unknown('class', name, SPELLING.values())}")
+        raise UsageError(f"{path}, line {at}: {unknown('class', words[0], SPELLING.values())}")
     return known
 
 
@@ -182,7 +199,7 @@ def _miscounted(count: int, expected: int) -> str:
     return f"{found}; the file may be cut off: write it again"
 
 
-def _refuse(path: Path, rows: list[tuple[int, list[str]]], wrong: Array, reason: str) -> None:
-    if wrong.any():
+def _refuse(path: Path, rows: list[tuple[int, list[str]]], wrong: Any, reason: str) -> None:
+    if np.any(wrong):
         at, words = rows[int(np.argmax(wrong))]
         raise UsageError(f"{path}, line {at}: {reason}: {' '.join(words)}")

@@ -1,0 +1,219 @@
+"""nuScenes' detection files (Caesar et al., 2020): JSON with a list of boxes for each sample, in the global frame.
+
+Both results of a detector and ground truth, as the official devkit serialises it: with `num_pts` (LiDAR and radar
+points inside) and `ego_translation` (centre minus place of the car, along the global axes) of every box.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from robovision.errors import UsageError, unknown
+from robovision.files import write_atomically
+from robovision.lidar.checks import read_bytes
+from robovision.lidar.rotations import quaternion_to_yaw, yaw_to_quaternion
+from robovision.types import Array, Boxes3D
+
+CLASSES = (
+    *("car", "truck", "bus", "trailer", "construction_vehicle"),
+    *("pedestrian", "motorcycle", "bicycle", "traffic_cone", "barrier"),
+)
+ATTRIBUTES = (
+    *("pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing", "cycle.with_rider"),
+    *("cycle.without_rider", "vehicle.moving", "vehicle.parked", "vehicle.stopped"),
+)
+FIELDS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
+
+
+@dataclass(frozen=True, eq=False)
+class NuScenesBoxes:
+    """N boxes of S samples.
+
+    Convention:
+        samples: the tokens of the S samples, those without boxes too.
+        sample: int64 [N], the sample that each box is in, rising.
+        names: one of `CLASSES` for each box.
+        attributes: one of `ATTRIBUTES` for each box, or nothing.
+        translation: float64 [N, 3], geometric centre in the global frame, metres.
+        size: float64 [N, 3], width, length, height, metres.
+        rotation: float64 [N, 4], quaternion w, x, y, z.
+        velocity: float64 [N, 2], metres a second in the global frame; NaN where unknown.
+        scores: float64 [N]; -1 in ground truth.
+        ego: float64 [N, 3], centre minus place of the car; NaN where the file has none.
+        points: int64 [N], points inside; -1 in results.
+    """
+
+    samples: tuple[str, ...]
+    sample: Array
+    names: tuple[str, ...]
+    attributes: tuple[str, ...]
+    translation: Array
+    size: Array
+    rotation: Array
+    velocity: Array
+    scores: Array
+    ego: Array
+    points: Array
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_nuscenes_boxes(path: Path) -> NuScenesBoxes:
+    """Results or ground truth in a JSON file.
+
+    Raises:
+        UsageError: naming file, sample and box, if it is no JSON, a field is missing or has the wrong length, a class
+            or attribute is unknown, a size is not positive or a number not finite. Velocities may be NaN.
+    """
+    results = _results(path)
+    samples = tuple(results)
+    rows = [(token, k, entry) for token in samples for k, entry in enumerate(results[token])]
+    columns = {name: _column(path, rows, name, width) for name, width in FIELDS.items()}
+    _refuse(path, rows, (columns["size"] <= 0).any(axis=1), "its size must be positive")
+    _refuse(path, rows, ~np.linalg.norm(columns["rotation"], axis=1).astype(bool), "its rotation is no quaternion")
+    names = tuple(_name(path, row, "detection_name", CLASSES) for row in rows)
+    attributes = tuple(_name(path, row, "attribute_name", ("", *ATTRIBUTES)) for row in rows)
+    scores = np.array([entry.get("detection_score", -1.0) for _, _, entry in rows], np.float64)
+    _refuse(path, rows, ~np.isfinite(scores), "its detection_score must be finite")
+    index = {token: n for n, token in enumerate(samples)}
+    return NuScenesBoxes(
+        samples,
+        np.array([index[token] for token, _, _ in rows], np.int64),
+        names,
+        attributes,
+        columns["translation"],
+        columns["size"],
+        columns["rotation"],
+        columns["velocity"],
+        scores,
+        np.array([entry.get("ego_translation", [np.nan] * 3) for _, _, entry in rows], np.float64).reshape(-1, 3),
+        np.array([entry.get("num_pts", -1) for _, _, entry in rows], np.int64),
+    )
+
+
+def write_nuscenes_boxes(path: Path, boxes: NuScenesBoxes, meta: Mapping[str, bool] | None = None) -> None:
+    """Write results (boxes without points) or ground truth; the numbers are read back bit by bit.
+
+    `meta` says what a detector used, such as {"use_lidar": True}, as the benchmark demands it.
+    """
+    results: dict[str, list[dict[str, Any]]] = {token: [] for token in boxes.samples}
+    for n in range(len(boxes)):
+        token = boxes.samples[boxes.sample[n]]
+        entry = {
+            "sample_token": token,
+            **{name: getattr(boxes, name)[n].tolist() for name in FIELDS},
+            "detection_name": boxes.names[n],
+            "detection_score": float(boxes.scores[n]),
+            "attribute_name": boxes.attributes[n],
+        }
+        if np.isfinite(boxes.ego[n]).all():
+            entry["ego_translation"] = boxes.ego[n].tolist()
+        if boxes.points[n] >= 0:
+            entry["num_pts"] = int(boxes.points[n])
+        results[token].append(entry)
+    uses = {f"use_{name}": False for name in ("camera", "lidar", "radar", "map", "external")}
+    with write_atomically(path) as file:
+        file.write(json.dumps({"meta": {**uses, **(meta or {})}, "results": results}).encode())
+
+
+def to_boxes(boxes: NuScenesBoxes, sample: str) -> Boxes3D:
+    """The boxes of one sample in the global frame; attributes are left out, and velocities unless all are known."""
+    if sample not in boxes.samples:
+        raise unknown("sample", sample, boxes.samples)
+    index = np.flatnonzero(boxes.sample == boxes.samples.index(sample))
+    velocity = boxes.velocity[index]
+    return Boxes3D(
+        boxes.translation[index],
+        boxes.size[index][:, [1, 0, 2]],
+        quaternion_to_yaw(boxes.rotation[index]),
+        np.array([CLASSES.index(boxes.names[i]) for i in index], np.int64),
+        CLASSES,
+        None if (boxes.scores[index] == -1).all() and len(index) else boxes.scores[index],
+        velocity if np.isfinite(velocity).all() else None,
+        frame="global",
+    )
+
+
+def from_boxes(boxes: Mapping[str, Boxes3D]) -> NuScenesBoxes:
+    """Boxes of samples, by their tokens, as results without attributes.
+
+    Raises:
+        UsageError: if a class is none of nuScenes' or boxes are not in the frame `global`.
+    """
+    for token, part in boxes.items():
+        if part.frame != "global":
+            raise UsageError(f"sample {token}: nuScenes' results are in the frame 'global', not {part.frame!r}")
+        for name in part.classes:
+            if name not in CLASSES:
+                raise unknown("nuScenes class", name, CLASSES)
+    parts = list(boxes.values())
+    count = [len(part) for part in parts]
+    total = sum(count)
+    names = tuple(part.classes[label] for part in parts for label in part.labels.tolist())
+    unknown_velocity = [np.full((len(p), 2), np.nan) if p.velocities is None else p.velocities for p in parts]
+    unknown_score = [np.full(len(p), -1.0) if p.scores is None else p.scores for p in parts]
+    return NuScenesBoxes(
+        tuple(boxes),
+        np.repeat(np.arange(len(parts)), count),
+        names,
+        ("",) * total,
+        _join([part.centers for part in parts], 3),
+        _join([part.sizes[:, [1, 0, 2]] for part in parts], 3),
+        _join([yaw_to_quaternion(part.yaw.astype(np.float64)) for part in parts], 4),
+        _join(unknown_velocity, 2),
+        np.concatenate([np.zeros(0), *unknown_score]),
+        np.full((total, 3), np.nan),
+        np.full(total, -1),
+    )
+
+
+def _join(parts: Sequence[Array], width: int) -> Array:
+    return np.concatenate([np.zeros((0, width)), *parts])
+
+
+def _results(path: Path) -> dict[str, list[dict[str, Any]]]:
+    try:
+        content = json.loads(read_bytes(path))
+    except ValueError as error:
+        raise UsageError(f"{path} is no JSON or is cut off ({error}); write it again") from error
+    results = content.get("results") if isinstance(content, dict) else None
+    if not isinstance(results, dict) or not all(isinstance(entries, list) for entries in results.values()):
+        raise UsageError(f'{path} must hold {{"results": {{sample token: [boxes]}}}}')
+    return results
+
+
+Row = tuple[str, int, dict[str, Any]]
+
+
+def _column(path: Path, rows: Sequence[Row], name: str, width: int) -> Array:
+    values = [entry.get(name) for _, _, entry in rows]
+    wrong = np.array([not isinstance(v, list) or len(v) != width for v in values], bool)
+    _refuse(path, rows, wrong, f"{name} must be {width} numbers")
+    try:
+        column = np.array(values, np.float64).reshape(-1, width)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: {name} must be numbers ({error})") from error
+    if name != "velocity":
+        _refuse(path, rows, ~np.isfinite(column).all(axis=1), f"{name} must be finite")
+    return column
+
+
+def _name(path: Path, row: Row, field: str, valid: Sequence[str]) -> str:
+    token, k, entry = row
+    name = entry.get(field)
+    if name not in valid:
+        raise UsageError(f"{path}, sample {token}, box {k}: {unknown(field, str(name), valid)}")
+    return str(name)
+
+
+def _refuse(path: Path, rows: Sequence[Row], wrong: Any, reason: str) -> None:
+    if np.any(wrong):
+        token, k, _ = rows[int(np.argmax(wrong))]
+        raise UsageError(f"{path}, sample {token}, box {k}: {reason}")
