@@ -16,8 +16,8 @@ from torch import Tensor
 
 from robovision.types import Boxes3D
 
-PAIRS = 1 << 16
-"""Pairs whose overlap is computed at once: some 64 MB in float64, however many boxes there are."""
+PAIRS = 1 << 15
+"""Pairs whose overlap is computed at once: some 16 MB in float64, however many boxes there are."""
 
 NEARBY = 1 << 21
 """Pairs whose distance is looked at at once."""
@@ -31,7 +31,7 @@ def to_tensor(boxes: Boxes3D, dtype: torch.dtype = torch.float64) -> Tensor:
 
 def corners(boxes: Tensor) -> Tensor:
     """The corners [N, 8, 3] of boxes [N, 7]: counter-clockwise from the front left, the bottom four first."""
-    _check(boxes)
+    check_boxes(boxes)
     ground = boxes[:, None, :2] + _rotate(_outline(boxes[:, 3:5]), boxes[:, None, 6])
     half = boxes[:, 5] / 2
     heights = torch.stack([boxes[:, 2] - half, boxes[:, 2] + half], dim=1).repeat_interleave(4, dim=1)
@@ -74,7 +74,7 @@ def rectangle_coverage(a: Tensor, b: Tensor) -> Tensor:
 
 def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """Which points [P, 3] lie in which boxes [N, 7], bool [N, P]; the surface belongs to the box."""
-    _check(boxes)
+    check_boxes(boxes)
     inside = torch.zeros(len(boxes), len(points), dtype=torch.bool, device=boxes.device)
     rows = max(1, NEARBY // max(1, len(points)))
     for first in range(0, len(boxes), rows):
@@ -127,8 +127,8 @@ def _pairwise(a: Tensor, b: Tensor, measure: Callable[[Tensor, Tensor], Tensor])
 
 def _near(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Indices into a and b, a bounded number at a time, of pairs whose circles around the ground rectangles meet."""
-    _check(a)
-    _check(b)
+    check_boxes(a)
+    check_boxes(b)
     reach_a, reach_b = a[:, 3:5].norm(dim=1) / 2, b[:, 3:5].norm(dim=1) / 2
     rows = max(1, NEARBY // max(1, len(b)))
     for first in range(0, len(a), rows):
@@ -148,18 +148,25 @@ def _bev_intersection(a: Tensor, b: Tensor) -> Tensor:
     crosses the four lines, so trapezoids integrate it exactly. Nothing is decided by comparison: shared edges,
     touching corners and identical boxes need no case of their own.
     """
-    middle = _rotate(a[:, :2] - b[:, :2], -b[:, 6])
-    start = middle[:, None] + _rotate(_outline(a[:, 3:5]), (a[:, 6] - b[:, 6])[:, None])
+    middle = _rotate(a[:, :2] - b[:, :2], -b[:, 6]).T
+    # The pairs come last, so that every operation runs along memory: [2 coordinates, 4 corners, P].
+    outline = _rotate(_outline(a[:, 3:5]), (a[:, 6] - b[:, 6])[:, None]).permute(2, 1, 0)
+    start = (middle[:, None] + outline).contiguous()
     step = start.roll(-1, dims=1) - start
-    half = b[:, None, 3:5] / 2
-    slope = torch.where(step == 0, torch.finfo(a.dtype).tiny, step)  # any time will do where nothing changes
-    one, other = (-half - start) / slope, (half - start) / slope
-    enter, leave = torch.minimum(one, other).clamp(0, 1), torch.maximum(one, other).clamp(0, 1)
-    first, last = enter[..., 1], leave[..., 1]
-    times = [first, enter[..., 0].clamp(first, last), leave[..., 0].clamp(first, last), last]
-    at = torch.stack(times)[..., None] * step + start  # [4 times, P, 4 edges, 2]
-    x, y = torch.minimum(torch.maximum(at, -half), half).unbind(dim=-1)
-    return ((x[1:] + x[:-1]) * (y[1:] - y[:-1])).sum(dim=(0, 2)) / 2
+    half = b[:, 3:5].T[:, None] / 2
+    tiny = torch.finfo(a.dtype).tiny
+    inverse = 1 / torch.where(step.abs() < tiny, tiny, step)  # any time will do where nothing changes
+    one, other = (-half - start) * inverse, (half - start) * inverse
+    enter, leave = torch.minimum(one, other).clamp_(0, 1), torch.maximum(one, other).clamp_(0, 1)
+    first, last = enter[1], leave[1]
+    area = torch.zeros_like(a[:, 0])
+    before = None
+    for time in (first, enter[0].clamp(first, last), leave[0].clamp(first, last), last):
+        x, y = torch.minimum(torch.maximum(torch.addcmul(start, time, step), -half), half)
+        if before is not None:
+            area += ((x + before[0]) * (y - before[1])).sum(dim=0)
+        before = x, y
+    return area / 2
 
 
 def _rectangle_intersection(a: Tensor, b: Tensor) -> Tensor:
@@ -191,6 +198,7 @@ def _rotate(points: Tensor, angle: Tensor) -> Tensor:
     return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
 
 
-def _check(boxes: Tensor) -> None:
+def check_boxes(boxes: Tensor) -> None:
+    """Raise ValueError unless boxes are floating point [N, 7]."""
     if boxes.ndim != 2 or boxes.shape[1] != 7 or not boxes.is_floating_point():
         raise ValueError(f"boxes must be floating point [N, 7], got {boxes.dtype} {list(boxes.shape)}")

@@ -68,6 +68,14 @@ def test_random_overlaps_equal_shapely(dtype: torch.dtype) -> None:
     assert (iou_3d(a, b) - solid).abs().max() < DTYPES[dtype]
 
 
+def test_crowded_overlaps_equal_shapely() -> None:
+    a, b = random_boxes(90, 12, spread=1.0), random_boxes(90, 13, spread=1.0)
+    flat, solid = oracle(a, b)
+    assert (flat > 0).double().mean() > 0.9
+    assert (bev_iou(a, b) - flat).abs().max() < 1e-9
+    assert (iou_3d(a, b) - solid).abs().max() < 1e-9
+
+
 DEGENERATE = {
     "identical": (UNIT, 1.0),
     "turned by half a turn": ((0, 0, 0, 2, 1, 1, math.pi), 1.0),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from robovision.errors import UsageError
-from robovision.lidar.boxes import iou_3d, paired_bev_iou, rectangle_coverage, rectangle_iou
+from robovision.lidar.boxes import bev_iou, iou_3d, rectangle_coverage, rectangle_iou
 from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects
 from robovision.lidar.kitti_matching import KINDS, Scene, pairs_within_frames
 from robovision.lidar.kitti_metric import CLASSES, DIFFICULTIES, curves, evaluate, sample_thresholds
@@ -77,13 +77,13 @@ class Frame:
         right = np.array([0 if other == name else -1 for other in found.names], dtype=int)
         self.found_state = np.where(height < difficulty.height, 1, right)  # type: ignore[attr-defined]
 
-    def overlap(self, i: int, j: int) -> float:
-        if self.kind == "image":
-            return float(
-                rectangle_iou(torch.tensor(self.truth.rectangles[i]), torch.tensor(self.found.rectangles[j])).item()
-            )
-        a, b = (torch.tensor([camera_box(o, n)]) for o, n in ((self.truth, i), (self.found, j)))
-        return float((paired_bev_iou(a, b) if self.kind == "bev" else iou_3d(a, b)[0]).item())
+        if kind == "image":
+            a, b = torch.tensor(truth.rectangles)[:, None], torch.tensor(found.rectangles)[None]
+            self.overlaps = rectangle_iou(a, b).tolist()
+        else:
+            boxes = [[camera_box(o, n) for n in range(len(o))] for o in (truth, found)]
+            a, b = (torch.tensor(rows, dtype=torch.float64).reshape(-1, 7) for rows in boxes)
+            self.overlaps = (bev_iou(a, b) if kind == "bev" else iou_3d(a, b)).tolist()
 
     def match(self, threshold: float | None) -> tuple[int, int, list[float], float]:
         """Right, wrong, scores of right ones, similarity; None looks for the scores."""
@@ -95,7 +95,7 @@ class Frame:
         for i in np.flatnonzero(self.truth_state >= 0):
             best, value = -1, -np.inf
             for j in np.flatnonzero(~taken):
-                overlap = self.overlap(int(i), int(j))
+                overlap = self.overlaps[i][j]
                 rank = score[j] if threshold is None else overlap if self.found_state[j] == 0 else -1.0
                 if overlap > self.minimum and rank > value:
                     best, value = int(j), float(rank)
