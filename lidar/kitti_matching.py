@@ -52,13 +52,17 @@ def find_candidates(truth: Scene, detections: Scene, kind: str, minimum: float) 
     i, j = pairs_within_frames(truth.frame, detections.frame)
     overlap = _overlaps(kind, truth.objects, detections.objects, i, j)
     enough = overlap > minimum
-    i, j, overlap = i[enough], j[enough], overlap[enough]
+    return group(i[enough], j[enough], overlap[enough], truth.frame)
+
+
+def group(i: Array, j: Array, overlap: Array, frame: Array) -> Candidates:
+    """Pairs of truth i, rising, and detection j with positive overlap, as candidates; truth k is in frame[k]."""
     rows, row, counts = np.unique(i, return_inverse=True, return_counts=True)
     column = _position_in_run(row)
     detection = np.zeros((len(rows), counts.max(initial=1)), np.int64)
     padded = np.zeros(detection.shape)
     detection[row, column], padded[row, column] = j, overlap
-    turn = _position_in_run(truth.frame[rows])
+    turn = _position_in_run(frame[rows])
     turns = tuple(np.flatnonzero(turn == n) for n in range(turn.max(initial=-1) + 1))
     return Candidates(rows, detection, padded, turns)
 

@@ -15,9 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from robovision.errors import UsageError
+from robovision.lidar import report
 from robovision.lidar.kitti_labels import DETECTION, DONT_CARE, LABEL, KittiObjects, read_detections, read_labels
 from robovision.lidar.kitti_matching import KINDS, Candidates, Scene, assign, covered, find_candidates
+from robovision.lidar.report import Evaluation, check_frames, files_of, frame_errors
 from robovision.types import Array, Metric
 
 
@@ -94,14 +95,33 @@ def read_folders(truth: Path, detections: Path) -> tuple[Scene, Scene]:
     Raises:
         UsageError: if the folders don't hold the same frames (they are listed), or a file is wrong.
     """
-    frames, others = _frames(truth), _frames(detections)
-    if frames != others:
-        raise UsageError(
-            f"the frames of truth and detections differ; write a file, empty if nothing is found, for each frame. "
-            f"Only in {truth}: {_listed(frames - others)}. Only in {detections}: {_listed(others - frames)}"
-        )
+    frames, others = ({path.stem for path in files_of(folder, "*.txt")} for folder in (truth, detections))
+    check_frames("frames", frames, others)
     names = sorted(frames)
     return _scene(truth, names, read_labels, LABEL), _scene(detections, names, read_detections, DETECTION)
+
+
+def evaluation(truth: Path, detections: Path) -> Evaluation:
+    """The same as `evaluate`, with curves, and with the worst frames by boxes in space of moderate difficulty.
+
+    Raises:
+        UsageError: as `evaluate`.
+    """
+    scenes = read_folders(truth, detections)
+    found = curves(*scenes)
+    metrics = [metric for curve in found for metric in _averages(curve)]
+    metrics.sort(key=lambda metric: ("_R40" not in metric.name, "_3d" not in metric.name))
+    lines = [report.Curve(c.name, np.linspace(0, 1, SAMPLES), c.precision) for c in found]
+    names = [path.stem for path in files_of(truth, "*.txt")]
+    return Evaluation("kitti", metrics, lines, frame_errors(names, *errors(*scenes)))
+
+
+def errors(truth: Scene, detections: Scene) -> tuple[Array, Array]:
+    """The frames of missed ground truth and of wrong detections in space, each class at the score of the best F1."""
+    areas = truth.select(_named(truth, {DONT_CARE}))
+    parts = [_ClassScene.of(truth, detections, areas, wanted).errors("3d", level=1) for wanted in CLASSES]
+    missed, wrong = (np.concatenate(frames) for frames in zip(*parts, strict=True))
+    return missed, wrong
 
 
 def curves(truth: Scene, detections: Scene) -> list[Curve]:
@@ -171,6 +191,20 @@ class _ClassScene:
             )
             for d, difficulty in enumerate(DIFFICULTIES)
         ]
+
+    def errors(self, kind: str, level: int) -> tuple[Array, Array]:
+        """The frames of missed ground truth and of wrong detections of a difficulty, at the score of the best F1."""
+        candidates = find_candidates(self.truth, self.detections, kind, self.wanted.overlap)
+        scores = self._thresholds(candidates)[level]
+        levels = np.full(len(scores), level)
+        right, wrong, _ = self._count(candidates, levels, scores, unknown_areas=False)
+        count = self.required[level].sum()
+        best = scores[(2 * right / np.maximum(right + wrong + count, 1)).argmax()] if len(scores) else np.inf
+        usable = self.usable[level] & (self._scores() >= best)
+        taken, free = assign(candidates, candidates.overlap, usable[None], self.small[level][None])
+        hits = candidates.truth[self._hits(candidates, np.array([level]), taken)[0]]
+        missed = np.setdiff1d(np.flatnonzero(self.required[level]), hits)
+        return self.truth.frame[missed], self.detections.frame[free[0] & ~self.small[level]]
 
     def _thresholds(self, candidates: Candidates) -> list[Array]:
         """The scores of each difficulty, found by giving every ground truth its candidate of the highest score."""
@@ -254,20 +288,6 @@ def _named(scene: Scene, names: set[str | None]) -> Array:
 def _heights(scene: Scene) -> Array:
     heights: Array = scene.objects.rectangles[:, 3] - scene.objects.rectangles[:, 1]
     return heights
-
-
-def _frames(folder: Path) -> set[str]:
-    if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give one with a text file for each frame, such as 000000.txt")
-    frames = {path.stem for path in folder.glob("*.txt")}
-    if not frames:
-        raise UsageError(f"{folder} holds no frames; give a folder with a text file for each, such as 000000.txt")
-    return frames
-
-
-def _listed(frames: set[str], most: int = 20) -> str:
-    shown = ", ".join(sorted(frames)[:most])
-    return f"{shown} and {len(frames) - most} more" if len(frames) > most else shown or "none"
 
 
 def _scene(folder: Path, names: list[str], read: Callable[[Path], KittiObjects], numbers: int) -> Scene:

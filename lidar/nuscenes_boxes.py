@@ -7,7 +7,7 @@ points inside) and `ego_translation` (centre minus place of the car, along the g
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ class NuScenesBoxes:
     Convention:
         samples: the tokens of the S samples, those without boxes too.
         sample: int64 [N], the sample that each box is in, rising.
-        names: one of `CLASSES` for each box.
-        attributes: one of `ATTRIBUTES` for each box, or nothing.
+        names: text [N], one of `CLASSES` for each box.
+        attributes: text [N], one of `ATTRIBUTES` for each box, or nothing.
         translation: float64 [N, 3], geometric centre in the global frame, metres.
         size: float64 [N, 3], width, length, height, metres.
         rotation: float64 [N, 4], quaternion w, x, y, z.
@@ -51,8 +51,8 @@ class NuScenesBoxes:
 
     samples: tuple[str, ...]
     sample: Array
-    names: tuple[str, ...]
-    attributes: tuple[str, ...]
+    names: Array
+    attributes: Array
     translation: Array
     size: Array
     rotation: Array
@@ -78,8 +78,8 @@ def read_nuscenes_boxes(path: Path) -> NuScenesBoxes:
     columns = {name: _column(path, rows, name, width) for name, width in FIELDS.items()}
     _refuse(path, rows, (columns["size"] <= 0).any(axis=1), "its size must be positive")
     _refuse(path, rows, ~np.linalg.norm(columns["rotation"], axis=1).astype(bool), "its rotation is no quaternion")
-    names = tuple(_name(path, row, "detection_name", CLASSES) for row in rows)
-    attributes = tuple(_name(path, row, "attribute_name", ("", *ATTRIBUTES)) for row in rows)
+    names = _text(_name(path, row, "detection_name", CLASSES) for row in rows)
+    attributes = _text(_name(path, row, "attribute_name", ("", *ATTRIBUTES)) for row in rows)
     scores = np.array([entry.get("detection_score", -1.0) for _, _, entry in rows], np.float64)
     _refuse(path, rows, ~np.isfinite(scores), "its detection_score must be finite")
     index = {token: n for n, token in enumerate(samples)}
@@ -109,9 +109,9 @@ def write_nuscenes_boxes(path: Path, boxes: NuScenesBoxes, meta: Mapping[str, bo
         entry = {
             "sample_token": token,
             **{name: getattr(boxes, name)[n].tolist() for name in FIELDS},
-            "detection_name": boxes.names[n],
+            "detection_name": str(boxes.names[n]),
             "detection_score": float(boxes.scores[n]),
-            "attribute_name": boxes.attributes[n],
+            "attribute_name": str(boxes.attributes[n]),
         }
         if np.isfinite(boxes.ego[n]).all():
             entry["ego_translation"] = boxes.ego[n].tolist()
@@ -133,7 +133,7 @@ def to_boxes(boxes: NuScenesBoxes, sample: str) -> Boxes3D:
         boxes.translation[index],
         boxes.size[index][:, [1, 0, 2]],
         quaternion_to_yaw(boxes.rotation[index]),
-        np.array([CLASSES.index(boxes.names[i]) for i in index], np.int64),
+        np.array([CLASSES.index(str(boxes.names[i])) for i in index], np.int64),
         CLASSES,
         None if (boxes.scores[index] == -1).all() and len(index) else boxes.scores[index],
         velocity if np.isfinite(velocity).all() else None,
@@ -156,14 +156,14 @@ def from_boxes(boxes: Mapping[str, Boxes3D]) -> NuScenesBoxes:
     parts = list(boxes.values())
     count = [len(part) for part in parts]
     total = sum(count)
-    names = tuple(part.classes[label] for part in parts for label in part.labels.tolist())
+    names = _text(part.classes[label] for part in parts for label in part.labels.tolist())
     unknown_velocity = [np.full((len(p), 2), np.nan) if p.velocities is None else p.velocities for p in parts]
     unknown_score = [np.full(len(p), -1.0) if p.scores is None else p.scores for p in parts]
     return NuScenesBoxes(
         tuple(boxes),
         np.repeat(np.arange(len(parts)), count),
         names,
-        ("",) * total,
+        _text("" for _ in range(total)),
         _join([part.centers for part in parts], 3),
         _join([part.sizes[:, [1, 0, 2]] for part in parts], 3),
         _join([yaw_to_quaternion(part.yaw.astype(np.float64)) for part in parts], 4),
@@ -172,6 +172,10 @@ def from_boxes(boxes: Mapping[str, Boxes3D]) -> NuScenesBoxes:
         np.full((total, 3), np.nan),
         np.full(total, -1),
     )
+
+
+def _text(words: Iterable[str]) -> Array:
+    return np.array(list(words), dtype=np.str_)
 
 
 def _join(parts: Sequence[Array], width: int) -> Array:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -27,6 +27,7 @@ commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
   demos      record demonstrations, list the tasks, export to LeRobot
+  lidar      evaluate detectors on point clouds
   doctor     say what works on this machine
 
 `robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
@@ -70,6 +71,22 @@ and the observation after an episode's last action is left out.
 
 example:
   robovision demos export demos/metaworld/hammer-v0 --lerobot lerobot/hammer"""
+
+LIDAR = """Evaluate detectors on point clouds.
+
+commands:
+  evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
+
+`robovision lidar COMMAND --help` lists a command's options."""
+
+LIDAR_EVALUATE = """Score detections against ground truth; write numbers, curves and the worst frames.
+
+The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them; waymo: .parquet as the
+dataset 2.0 keeps boxes, with a column `score`; flow: one .npz or .feather a sweep.
+
+examples:
+  robovision lidar evaluate --metric kitti --truth training/label_2 --detections results
+  robovision lidar evaluate --metric nuscenes --truth truth --detections results --out scores"""
 
 DOCTOR = """Say what works on this machine, and for each problem how to mend it.
 
@@ -146,11 +163,34 @@ class Doctor:
     """The options of `robovision doctor`."""
 
 
-COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | Doctor], str]] = {
+@dataclass(frozen=True)
+class LidarEvaluate:
+    """The options of `robovision lidar evaluate`."""
+
+    metric: Literal["kitti", "nuscenes", "waymo", "flow"]
+    """Whose definitions."""
+    truth: Path
+    """The folder with the ground truth."""
+    detections: Path
+    """The folder with what was detected."""
+    out: Path = Path("lidar-evaluation")
+    """The folder for results.json, worst.json and precision-recall.png."""
+
+
+GROUPS = {"lidar": LIDAR}
+"""Commands that have commands of their own."""
+
+COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | LidarEvaluate | Doctor], str]] = {
     "train": (Train, TRAIN),
     "evaluate": (Evaluate, EVALUATE),
     "demos": (Demos, DEMOS),
     "demos export": (Export, EXPORT),
+    """The options of `robovision lidar evaluate`."""
+    """Whose definitions."""
+    """The folder with the ground truth."""
+    """The folder with what was detected."""
+    """The folder for results.json, worst.json and precision-recall.png."""
+    "lidar evaluate": (LidarEvaluate, LIDAR_EVALUATE),
     "doctor": (Doctor, DOCTOR),
 }
 
@@ -175,8 +215,12 @@ def _dispatch(arguments: list[str]) -> int:
     if arguments[0] == "--version":
         print(robovision.__version__)
         return 0
-    words = 2 if " ".join(arguments[:2]) in COMMANDS else 1
-    name, rest = " ".join(arguments[:words]), arguments[words:]
+    name, rest = arguments[0], arguments[1:]
+    if name in GROUPS and (not rest or rest[0] in ("-h", "--help")):
+        print(GROUPS[name])
+        return 0
+    if name in GROUPS or " ".join(arguments[:2]) in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)
     kind, text = COMMANDS[name]
@@ -193,6 +237,8 @@ def _dispatch(arguments: list[str]) -> int:
             return _demos(options)
         case Export():
             return _export(options)
+        case LidarEvaluate():
+            return _lidar_evaluate(options)
         case _:
             from robovision.doctor import examine
 
@@ -342,6 +388,14 @@ def _export(options: Export) -> int:
     with tqdm(desc="export", unit="episode") as bar:
         left_out = export(source, options.lerobot, options.fps, lambda done: move(bar, done))
     print(f"LeRobot    {options.lerobot}{'; left out: ' + ', '.join(left_out) if left_out else ''}")
+    return 0
+
+
+def _lidar_evaluate(options: LidarEvaluate) -> int:
+    from robovision.lidar.evaluate import evaluate
+
+    result = evaluate(options.metric, options.truth, options.detections, options.out)
+    print(f"{result.table()}\n\nnumbers and curves are in {options.out}")
     return 0
 
 

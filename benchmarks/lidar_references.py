@@ -1,0 +1,158 @@
+"""Scores random boxes by the official evaluations of nuScenes and Waymo; the tests hold ours against the numbers.
+
+The official packages need old versions of NumPy and TensorFlow, so each has an environment of its own:
+
+    python3.11 -m venv nuscenes && nuscenes/bin/pip install --no-deps nuscenes-devkit==1.2.0
+    nuscenes/bin/pip install "numpy<2" pyquaternion tqdm matplotlib "opencv-python-headless<4.11" pillow \
+        scikit-learn shapely cachetools fire descartes parameterized
+    nuscenes/bin/python benchmarks/lidar_references.py nuscenes
+
+    python3.10 -m venv waymo && waymo/bin/pip install tensorflow-cpu==2.13.0 absl-py
+    waymo/bin/pip install --no-deps waymo-open-dataset-tf-2-12-0==1.6.7
+    waymo/bin/python benchmarks/lidar_references.py waymo
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+FOLDER = Path(__file__).parents[1] / "tests" / "data"
+
+
+def nuscenes_boxes(rng):
+    """Ground truth and results of 20 samples, as dictionaries; ties, unknown velocities and attributes among them."""
+    from nuscenes.eval.detection.constants import DETECTION_NAMES
+
+    attributes = ["", "vehicle.moving", "vehicle.parked"]
+    truth, results = {}, {}
+    for s in range(20):
+        token, ego = f"sample{s:02d}", rng.uniform(-500, 500, 3)
+        truth[token], results[token] = [], []
+        for _ in range(int(rng.integers(0, 40))):
+            yaw = rng.uniform(-3, 3)
+            place = np.append(rng.uniform(-45, 45, 2), rng.uniform(0, 2))
+            box = {
+                "sample_token": token,
+                "translation": (ego + place).tolist(),
+                "size": rng.uniform(0.5, 4, 3).tolist(),
+                "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
+                "velocity": rng.normal(0, 3, 2).tolist() if rng.random() < 0.9 else [float("nan")] * 2,
+                "ego_translation": place.tolist(),
+                "num_pts": int(rng.integers(0, 8)),
+                "detection_name": str(rng.choice(DETECTION_NAMES)),
+                "detection_score": -1.0,
+                "attribute_name": str(rng.choice(attributes)),
+            }
+            truth[token].append(box)
+            for _ in range(int(rng.integers(0, 4))):
+                moved = rng.normal(0, 0.8, 3)
+                turned = yaw + rng.normal(0, 0.5)
+                results[token].append(
+                    {
+                        **box,
+                        "translation": (ego + place + moved).tolist(),
+                        "ego_translation": (place + moved).tolist(),
+                        "size": (np.array(box["size"]) * rng.uniform(0.7, 1.4, 3)).tolist(),
+                        "rotation": [float(np.cos(turned / 2)), 0.0, 0.0, float(np.sin(turned / 2))],
+                        "velocity": rng.normal(0, 3, 2).tolist(),
+                        "num_pts": -1,
+                        "detection_name": box["detection_name"] if rng.random() < 0.9 else "car",
+                        "detection_score": float(np.round(rng.random(), 2)),
+                        "attribute_name": str(rng.choice(attributes)),
+                    }
+                )
+    return truth, results
+
+
+def rounded(content):
+    """The same with all floating point numbers rounded to a millimetre, to keep the files small."""
+    if isinstance(content, dict):
+        return {key: rounded(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [rounded(value) for value in content]
+    return round(content, 3) if isinstance(content, float) else content
+
+
+def nuscenes():
+    """Write inputs and the devkit's numbers."""
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.common.data_classes import EvalBoxes
+    from nuscenes.eval.detection.data_classes import DetectionBox
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    truth, results = rounded(nuscenes_boxes(np.random.default_rng(0)))
+    for name, boxes in (("truth", truth), ("detections", results)):
+        (FOLDER / f"nuscenes-{name}.json").write_text(json.dumps({"meta": {}, "results": boxes}, separators=(",", ":")))
+    # The devkit's own evaluation, but for its loading of the full data set: filters as in filter_eval_boxes.
+    run = DetectionEval.__new__(DetectionEval)
+    run.cfg, run.verbose = config_factory("detection_cvpr_2019"), False
+    run.gt_boxes, run.pred_boxes = (EvalBoxes.deserialize(b, DetectionBox) for b in (truth, results))
+    for boxes in (run.gt_boxes, run.pred_boxes):
+        for token in boxes.sample_tokens:
+            near = [b for b in boxes[token] if b.ego_dist < run.cfg.class_range[b.detection_name]]
+            boxes.boxes[token] = [b for b in near if b.num_pts != 0]
+    metrics, _ = run.evaluate()
+    content = metrics.serialize()
+    expected = {"NDS": content["nd_score"], "mAP": content["mean_ap"]}
+    short = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
+    expected |= {f"m{short[k]}": v for k, v in content["tp_errors"].items()}
+    expected |= {f"AP/{c}/{d:g}": v for c, aps in content["label_aps"].items() for d, v in aps.items()}
+    errors = content["label_tp_errors"].items()
+    expected |= {f"{short[k]}/{c}": v for c, tps in errors for k, v in tps.items() if not np.isnan(v)}
+    (FOLDER / "nuscenes-expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def waymo():
+    """Write inputs and the official numbers."""
+    import tensorflow as tf
+    from google.protobuf import text_format
+    from waymo_open_dataset.metrics.ops import py_metrics_ops
+    from waymo_open_dataset.metrics.python import config_util_py
+    from waymo_open_dataset.protos import metrics_pb2
+
+    rng = np.random.default_rng(1)
+    truth, found = [], []
+    for frame in range(25):
+        for _ in range(int(rng.integers(1, 30))):
+            kind = int(rng.integers(1, 5))
+            box = [*rng.uniform(-15, 15, 2), rng.uniform(-1, 1), *rng.uniform(1.5, 5, 3), rng.uniform(-3, 3)]
+            truth.append([frame, kind, int(rng.integers(1, 3)), *box])
+            for _ in range(int(rng.integers(0, 4))):
+                moved = np.array(box) + rng.normal(0, 1, 7) * [0.15, 0.15, 0.1, 0.1, 0.1, 0.1, 0.3]
+                moved[6] += np.pi * (rng.random() < 0.1)
+                found.append([frame, kind if rng.random() < 0.9 else 1, np.float32(rng.random()), *moved])
+    truth, found = (np.round(np.array(rows, np.float64), 3) for rows in (truth, found))
+    config = metrics_pb2.Config()
+    text_format.Merge(
+        "breakdown_generator_ids: OBJECT_TYPE difficulties { levels: 1 levels: 2 } matcher_type: TYPE_HUNGARIAN "
+        "iou_thresholds: 0.0 iou_thresholds: 0.7 iou_thresholds: 0.5 iou_thresholds: 0.5 iou_thresholds: 0.5 "
+        "box_type: TYPE_3D",
+        config,
+    )
+    config.score_cutoffs.extend([i * 0.01 for i in range(100)] + [1.0])
+    result = py_metrics_ops.detection_metrics(
+        prediction_bbox=tf.constant(found[:, 3:], tf.float32),
+        prediction_type=tf.constant(found[:, 1], tf.uint8),
+        prediction_score=tf.constant(found[:, 2], tf.float32),
+        prediction_frame_id=tf.constant(found[:, 0], tf.int64),
+        prediction_overlap_nlz=tf.zeros(len(found), tf.bool),
+        ground_truth_bbox=tf.constant(truth[:, 3:], tf.float32),
+        ground_truth_type=tf.constant(truth[:, 1], tf.uint8),
+        ground_truth_frame_id=tf.constant(truth[:, 0], tf.int64),
+        ground_truth_difficulty=tf.constant(truth[:, 2], tf.uint8),
+        ground_truth_speed=tf.zeros((len(truth), 2)),
+        config=config.SerializeToString(),
+    )
+    expected = {}
+    for n, name in enumerate(config_util_py.get_breakdown_names_from_config(config)):
+        kind, level = name.removeprefix("OBJECT_TYPE_TYPE_").rsplit("_LEVEL_", 1)
+        expected[f"AP/{kind}/L{level}"] = float(result.average_precision[n])
+        expected[f"APH/{kind}/L{level}"] = float(result.average_precision_ha_weighted[n])
+    content = {"truth": truth.tolist(), "detections": found.tolist(), "expected": expected}
+    (FOLDER / "waymo.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+if __name__ == "__main__":
+    {"nuscenes": nuscenes, "waymo": waymo}[sys.argv[1]]()

@@ -1,0 +1,230 @@
+"""Average precision as the Waymo Open Dataset computes it, plain (AP) and weighted by heading (APH).
+
+Source: Sun et al. (2020), section 5.1. Boxes of a frame and type are matched at each of 101 score cutoffs so that the
+sum of overlaps is largest (Hungarian matching); a match needs an overlap in space of 0.7 for vehicles, else of 0.5.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robovision.errors import UsageError
+from robovision.lidar.assignment import best_assignment, components
+from robovision.lidar.boxes import PAIRS, paired_iou_3d, to_tensor
+from robovision.lidar.kitti_matching import pairs_within_frames
+from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
+from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, read_waymo_boxes
+from robovision.types import Array, Metric
+
+OVERLAPS = {"VEHICLE": 0.7, "PEDESTRIAN": 0.5, "SIGN": 0.5, "CYCLIST": 0.5}
+AVERAGED = ("VEHICLE", "PEDESTRIAN", "CYCLIST")
+CUTOFFS = (np.arange(101) * 0.01).astype(np.float32)
+LEVELS = (1, 2)
+FEW_POINTS = 5
+"""Ground truth with at most so many points is of level 2, unless it is annotated otherwise."""
+
+RECALL_STEP = 0.05
+"""Gaps in recall are filled at this step."""
+
+STEPS = 1_000_000
+"""Overlaps are rounded down to whole numbers of this to be summed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """Sums over all frames at each of the C = 101 cutoffs.
+
+    Convention:
+        right: [C], matches.
+        heading: [C], the sum over matches of 1 - error/pi.
+        wrong: [C], detections without match.
+        missed: [2, C], ground truth without match up to each level.
+    """
+
+    right: Array
+    heading: Array
+    wrong: Array
+    missed: Array
+
+
+def evaluate(truth: Path, detections: Path) -> Evaluation:
+    """Waymo's metrics of two folders with Parquet files, such as `AP/VEHICLE/L1`, and their means without signs.
+
+    Raises:
+        UsageError: if the frames differ (they are listed), detections have no scores, or a file is wrong.
+    """
+    return score(_join([read_waymo_boxes(p) for p in files_of(truth, "*.parquet")]), _read_detections(detections))
+
+
+def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
+    """Waymo's metrics. A frame without detections needs no row; one without ground truth is listed as an error.
+
+    Raises:
+        UsageError: if detections have no scores or lie in frames that the ground truth does not have.
+    """
+    check_frames("frames", set(truth.frames), set(detections.frames) | set(truth.frames))
+    names = sorted(set(truth.frames))
+    number = {name: n for n, name in enumerate(names)}
+    metrics: list[Metric] = []
+    curves: list[Curve] = []
+    missed: list[Array] = []
+    wrong: list[Array] = []
+    means: dict[str, list[float]] = {f"{kind}/L{level}": [] for level in LEVELS for kind in ("mAP", "mAPH")}
+    for label, name in enumerate(CLASSES):
+        part = _Type.of(truth, detections, number, label)
+        counts = part.count()
+        for k, level in enumerate(LEVELS):
+            total = np.maximum(counts.right + counts.missed[k], 1)
+            found = np.maximum(counts.right + counts.wrong, 1)
+            recall, precision = counts.right / total, counts.right / found
+            curves.append(Curve(f"{name}/L{level}", recall, precision))
+            values = {"AP": average_precision(precision, recall)}
+            values["APH"] = average_precision(counts.heading / found, recall)
+            for kind, value in values.items():
+                count = int((part.level <= level).sum())
+                metrics.append(Metric(f"{kind}/{name}/L{level}", value, "1", count=count))
+                if name in AVERAGED:
+                    means[f"m{kind}/L{level}"].append(value)
+        for frames, more in zip((missed, wrong), part.errors(counts), strict=True):
+            frames.append(more)
+    headline = [Metric(name, float(np.mean(values)), "1", count=len(truth.frames)) for name, values in means.items()]
+    worst = frame_errors(names, np.concatenate(missed), np.concatenate(wrong))
+    return Evaluation("waymo", [*headline, *metrics], curves, worst)
+
+
+def average_precision(precision: Array, recall: Array) -> float:
+    """The area under precision [C] over recall [C], each made the best at its recall or beyond.
+
+    At recall 0, precision counts as that of the lowest recall above.
+    """
+    best = {0.0: 1.0}
+    for p, r in zip(np.where(recall == 0, 1.0, precision).tolist(), recall.tolist(), strict=True):
+        best[r] = max(best.get(r, 0.0), p)
+    points: list[tuple[float, float]] = []
+    highest, last = 0.0, 0.0
+    for r in sorted(best, reverse=True):
+        while last - r > RECALL_STEP + 1e-6:
+            last -= RECALL_STEP
+            points.append((last, highest))
+        highest, last = max(highest, best[r]), r
+        points.append((r, highest))
+    if len(points) > 1:
+        points[-1] = (points[-1][0], points[-2][1])
+    r, p = np.array(points).T
+    return float(((r[:-1] - r[1:]) * (p[:-1] + p[1:]) / 2).sum())
+
+
+@dataclass(frozen=True, eq=False)
+class _Type:
+    """One type of object: G ground truths and D detections, each with its frame, rising, and P pairs that may match."""
+
+    truth_frame: Array
+    level: Array
+    frame: Array
+    scores: Array
+    i: Array
+    j: Array
+    overlap: Array
+    heading: Array
+
+    @classmethod
+    def of(cls, truth: WaymoBoxes, detections: WaymoBoxes, number: dict[str, int], label: int) -> _Type:
+        minimum = OVERLAPS[CLASSES[label]]
+        level = np.where(truth.difficulty > 0, truth.difficulty, 1 + (truth.points <= FEW_POINTS) * (truth.points >= 0))
+        frame, chosen = _of_type(truth, number, (truth.boxes.labels == label) & (truth.points != 0))
+        other, found = _of_type(detections, number, detections.boxes.labels == label)
+        i, j = pairs_within_frames(frame, other)
+        a, b = to_tensor(truth.boxes)[chosen], to_tensor(detections.boxes)[found]
+        parts = [paired_iou_3d(a[i[k : k + PAIRS]], b[j[k : k + PAIRS]]) for k in range(0, len(i), PAIRS)]
+        overlap = torch.cat([torch.zeros(0, dtype=torch.float64), *parts]).numpy()
+        near = overlap >= minimum
+        i, j = i[near], j[near]
+        turn = (a[i, 6] - b[j, 6]).numpy()
+        heading = 1 - np.abs((turn + np.pi) % (2 * np.pi) - np.pi) / np.pi
+        assert detections.boxes.scores is not None
+        scores = detections.boxes.scores[found]
+        return cls(frame, level[chosen], other, scores, i, j, overlap[near], heading)
+
+    def count(self) -> Counts:
+        """The sums at every cutoff."""
+        above = (self.scores[:, None] >= CUTOFFS).sum(axis=0)
+        # Matching changes only where a detection comes in, so each group is matched once for each of its scores.
+        right, heading = np.zeros(len(CUTOFFS)), np.zeros(len(CUTOFFS))
+        found = np.zeros((len(LEVELS), len(CUTOFFS)))
+        for pairs, first, last in self._matchings():
+            at = slice(first, last)
+            right[at] += len(pairs)
+            heading[at] += self.heading[pairs].sum()
+            for k, level in enumerate(LEVELS):
+                found[k, at] += np.count_nonzero(self.level[self.i[pairs]] <= level)
+        total = np.array([np.count_nonzero(self.level <= level) for level in LEVELS])
+        return Counts(right, heading, above - right, total[:, None] - found)
+
+    def errors(self, counts: Counts) -> tuple[Array, Array]:
+        """The frames of missed ground truth and of wrong detections at the cutoff where F1 is best."""
+        f1 = 2 * counts.right / np.maximum(2 * counts.right + counts.wrong + counts.missed[-1], 1)
+        best = int(f1.argmax())
+        matched = [pairs for pairs, first, last in self._matchings() if first <= best < last]
+        pairs = np.concatenate([np.zeros(0, np.int64), *matched])
+        missed = np.setdiff1d(np.arange(len(self.truth_frame)), self.i[pairs])
+        wrong = np.setdiff1d(np.flatnonzero(self.scores >= CUTOFFS[best]), self.j[pairs])
+        return self.truth_frame[missed], self.frame[wrong]
+
+    def _matchings(self) -> list[tuple[Array, int, int]]:
+        """For each group of boxes that touch: pairs that are matched from one cutoff up to, without it, another."""
+        result = []
+        for group in components(self.i, self.j, len(self.truth_frame)):
+            detections = np.unique(self.j[group])
+            reached = np.searchsorted(CUTOFFS, self.scores[detections], side="right")
+            last = 0
+            for cutoff in np.unique(reached):
+                if cutoff:
+                    present = group[np.isin(self.j[group], detections[reached >= cutoff])]
+                    matched = best_assignment(
+                        self.i[present], self.j[present], (self.overlap[present] * STEPS).astype(int)
+                    )
+                    result.append((present[matched], last, int(cutoff)))
+                    last = int(cutoff)
+        return result
+
+
+def _of_type(boxes: WaymoBoxes, number: dict[str, int], wanted: Array) -> tuple[Array, Array]:
+    """The frames, rising, and indices of the wanted boxes."""
+    index = np.flatnonzero(wanted)
+    frame = np.array([number[boxes.frames[k]] for k in index], np.int64)
+    order = np.argsort(frame, kind="stable")
+    return frame[order], index[order]
+
+
+def _read_detections(folder: Path) -> WaymoBoxes:
+    parts = []
+    for path in files_of(folder, "*.parquet"):
+        parts.append(read_waymo_boxes(path))
+        if parts[-1].boxes.scores is None:
+            raise UsageError(f"{path}: detections need a column `score`; have truth and detections been swapped?")
+    return _join(parts)
+
+
+def _join(parts: list[WaymoBoxes]) -> WaymoBoxes:
+    boxes = [part.boxes for part in parts]
+    scores = [part.scores for part in boxes if part.scores is not None]
+    joined = type(boxes[0])(
+        np.concatenate([part.centers for part in boxes]),
+        np.concatenate([part.sizes for part in boxes]),
+        np.concatenate([part.yaw for part in boxes]),
+        np.concatenate([part.labels for part in boxes]),
+        CLASSES,
+        np.concatenate(scores) if len(scores) == len(parts) else None,
+        frame="vehicle",
+    )
+    return WaymoBoxes(
+        tuple(frame for part in parts for frame in part.frames),
+        joined,
+        tuple(track for part in parts for track in part.tracks),
+        np.concatenate([part.points for part in parts]),
+        np.concatenate([part.difficulty for part in parts]),
+    )
