@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robovision.errors import UsageError
+from robovision.lidar.mujoco_rays import Open3DScene, mujoco_cast, shapes_of
+from robovision.lidar.primitives import cast, normals
+from robovision.lidar.sensors import SENSORS, Sensor, make_sensor
+
+mujoco: Any = pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
+KINDS = ("box", "sphere", "ellipsoid", "cylinder", "capsule")
+
+
+def random_model(count: int, seed: int, kinds: tuple[str, ...] = KINDS) -> tuple[Any, Any]:
+    rng = np.random.default_rng(seed)
+    geoms = ["<geom type='plane' size='0 0 1'/>"]
+    for n in range(count):
+        size, at, turn = rng.uniform(0.2, 2, 3), rng.uniform([-30, -30, 0], [30, 30, 4]), rng.uniform(-180, 180, 3)
+        text = [" ".join(map(str, v)) for v in (size, at, turn)]
+        geoms.append(f"<geom type='{kinds[n % len(kinds)]}' size='{text[0]}' pos='{text[1]}' euler='{text[2]}'/>")
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><worldbody>{''.join(geoms)}</worldbody></mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    return model, data
+
+
+def rays(count: int, seed: int) -> np.ndarray:
+    directions = np.random.default_rng(seed).normal(size=(count, 3)) * [1, 1, 0.2]
+    unit: np.ndarray = (directions / np.linalg.norm(directions, axis=1, keepdims=True)).astype(np.float32)
+    return unit
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_torch_kernel_agrees_with_mujoco(seed: int) -> None:
+    model, data = random_model(60, seed)
+    origin, directions = np.array([0.5, 0.2, 1.7], np.float32), rays(20000, seed)
+    theirs, geoms = mujoco_cast(model, data, origin, directions)
+    ours, index = cast(shapes_of(model, data), torch.tensor(origin).expand(20000, 3), torch.tensor(directions))
+    both = np.isfinite(theirs) & np.isfinite(ours.numpy())
+    assert both.mean() > 0.5
+    # Rays that graze an edge may differ: float32 against float64.
+    same = (np.isfinite(theirs) == np.isfinite(ours.numpy())) & (geoms == index.numpy())
+    assert same.mean() > 0.9995
+    np.testing.assert_allclose(ours.numpy()[both & same], theirs[both & same], rtol=2e-4, atol=2e-3)
+
+
+def test_open3d_agrees_with_both() -> None:
+    pytest.importorskip("open3d", reason="needs Open3D; pip install 'robovision[lidar]'")
+    model, data = random_model(40, 7)
+    origin, directions = np.array([0.5, 0.2, 1.7], np.float32), rays(5000, 7)
+    theirs, geoms = mujoco_cast(model, data, origin, directions)
+    found, ids = Open3DScene(model, data).cast(np.tile(origin, (5000, 1)), directions)
+    theirs[theirs > 400] = np.inf
+    found[found > 400] = np.inf
+    close = np.isclose(found, theirs, rtol=5e-3, atol=2e-2) | (np.isinf(found) & np.isinf(theirs))
+    assert close.mean() > 0.99
+    assert (ids == geoms)[close & np.isfinite(theirs)].mean() > 0.99
+    boxes, state = random_model(40, 8, ("box",))
+    theirs, _ = mujoco_cast(boxes, state, origin, directions)
+    found, _ = Open3DScene(boxes, state).cast(np.tile(origin, (5000, 1)), directions)
+    near = theirs < 400
+    close = np.isclose(found[near], theirs[near], rtol=1e-4, atol=1e-3)
+    assert close.mean() > 0.999
+
+
+def test_normals_point_outwards_and_stand_on_the_surface() -> None:
+    model, data = random_model(60, 9)
+    shapes = shapes_of(model, data)
+    origins, directions = torch.tensor([[0.5, 0.2, 6.0]]).expand(5000, 3), torch.tensor(rays(5000, 9))
+    distance, index = cast(shapes, origins, directions)
+    hit = index >= 0
+    points = (origins + distance[:, None] * directions)[hit]
+    normal = normals(shapes, index[hit], points)
+    assert ((normal * directions[hit]).sum(dim=1) < 1e-3).float().mean() > 0.999
+    assert torch.allclose(normal.norm(dim=1), torch.ones(len(normal)), atol=1e-5)
+    # From just outside, the way back along the normal leads to the same shape at once.
+    back, same = cast(shapes, points + 0.01 * normal, -normal)
+    assert ((back < 0.02) & (same == index[hit])).float().mean() > 0.97
+
+
+def test_meshes_are_named_and_no_shapes_hit_nothing() -> None:
+    tetrahedron = "<mesh name='m' vertex='0 0 0 1 0 0 0 1 0 0 0 1'/>"
+    body = "<worldbody><geom type='mesh' mesh='m'/></worldbody>"
+    model = mujoco.MjModel.from_xml_string(f"<mujoco><asset>{tetrahedron}</asset>{body}</mujoco>")
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    with pytest.raises(UsageError, match="geoms of type mesh are none of our shapes"):
+        shapes_of(model, data)
+    distance, _ = mujoco_cast(model, data, np.array([0.2, 0.2, -2.0]), np.array([[0, 0, 1.0]]))
+    assert distance[0] == pytest.approx(2.0)
+    empty = shapes_of(*random_model(0, 0))
+    none, index = cast(empty, torch.tensor([[0.0, 0, 2]]), torch.tensor([[0.0, 0, 1]]))
+    assert none.isinf().all()
+    assert index.tolist() == [-1]
+
+
+@pytest.mark.parametrize("name", SENSORS)
+def test_sensors(name: str) -> None:
+    sensor = make_sensor(name)
+    directions = sensor.directions()
+    assert directions.shape == (len(sensor), 3)
+    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6)
+    times = sensor.times()
+    assert times[0] == 0
+    assert (np.diff(times) >= 0).all()
+    assert times[-1] < 1 / sensor.rate
+
+
+def test_wrong_sensors_are_refused() -> None:
+    with pytest.raises(UsageError, match="unknown sensor 'hdl64e'; nearest: hdl-64e"):
+        make_sensor("hdl64e")
+    with pytest.raises(UsageError, match="elevations must be a list of finite angles"):
+        Sensor(np.array([np.nan]), np.zeros(3))
+    with pytest.raises(UsageError, match="0 <= near < far"):
+        Sensor(np.zeros(1), np.zeros(3), reach=(5.0, 1.0))
