@@ -44,15 +44,17 @@ def shapes_of(model: Any, data: Any) -> Primitives:
 def mujoco_cast(model: Any, data: Any, origin: Array, directions: Array, without: int = -1) -> tuple[Array, Array]:
     """Distances [R], inf for none, and ids of the geoms hit [R], -1 for none, of rays from one origin [3].
 
-    `without` is the body that does not count, such as the one that carries the sensor.
+    `without` is the body that does not count, such as the one that carries the sensor. Rays are cast one by one:
+    `mj_multiRay` of MuJoCo 3.3.0 leaves out geoms of bodies that reach far around the origin.
     """
     mujoco: Any = importlib.import_module("mujoco")
-    count = len(directions)
-    ids, found = np.full(count, -1, np.int32), np.full(count, -1.0)
-    rays = np.ascontiguousarray(directions, np.float64).ravel()
-    start = np.asarray(origin, np.float64)
-    mujoco.mj_multiRay(model, data, start, rays, None, 1, without, ids, found, count, 1e6)
-    return np.where(found < 0, np.inf, found).astype(np.float32), ids.astype(np.int64)
+    start, geom = np.asarray(origin, np.float64), np.zeros(1, np.int32)
+    found, ids = np.full(len(directions), np.inf, np.float32), np.full(len(directions), -1, np.int64)
+    for n, ray in enumerate(np.asarray(directions, np.float64)):
+        distance = mujoco.mj_ray(model, data, start, ray, None, 1, without, geom)
+        if distance >= 0:
+            found[n], ids[n] = distance, geom[0]
+    return found, ids
 
 
 class Open3DScene:

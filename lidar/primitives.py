@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 BOX, ELLIPSOID, CYLINDER, CAPSULE, PLANE = range(5)
-CHUNK = 1 << 21
-"""Pairs of a ray and a shape that are looked at at once."""
+CHUNK = 2048
+"""Rays that are cast at once: neighbours, if rays come in the order in which a sensor fires, that see few shapes."""
 
 SLACK = 1e-3
 """Relative margin around a shape's sphere, which float32 needs far from the origin."""
@@ -54,10 +54,11 @@ def cast(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
     """
     distance = torch.full_like(origins[:, 0], torch.inf)
     index = torch.full(origins.shape[:1], -1, dtype=torch.int64, device=origins.device)
-    rows = max(1, CHUNK // max(1, len(shapes)))
-    for first in range(0, len(origins), rows):
-        part = slice(first, first + rows)
-        i, j = _near(shapes, origins[part], directions[part])
+    for first in range(0, len(origins), CHUNK):
+        part = slice(first, first + CHUNK)
+        seen = _in_view(shapes, origins[part], directions[part])
+        i, near = _near(shapes.center[seen], _reach(shapes)[seen], origins[part], directions[part])
+        j = seen[near]
         found = _hit(shapes, j, origins[part][i], directions[part][i])
         closest = distance[part].scatter_reduce(0, i, found, "amin")
         best = (found == closest[i]) & found.isfinite()
@@ -102,15 +103,36 @@ def _reach(shapes: Primitives) -> Tensor:
     return torch.where(kind == PLANE, torch.inf, radius)
 
 
-def _near(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices of pairs of a ray and a shape whose sphere the ray's line comes near."""
+def _in_view(shapes: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
+    """Indices, int64 [S], of the shapes whose spheres reach into the pyramid around rays; all if they spread far."""
+    middle = origins.mean(dim=0)
+    ahead = directions.mean(dim=0)
+    ahead = ahead / ahead.norm().clamp(min=1e-9)
+    left = torch.linalg.cross(torch.eye(3, dtype=ahead.dtype, device=ahead.device)[2], ahead)
+    left = left / left.norm().clamp(min=1e-9)
+    depth = directions @ ahead
+    if depth.min() < 0.2 or left.norm() < 0.5:
+        return torch.arange(len(shapes), device=origins.device)
+    reach = _reach(shapes) * (1 + SLACK) + (origins - middle).norm(dim=1).max() + 0.01
+    offset = shapes.center - middle
+    keep = offset @ ahead >= -reach
+    for across in (left, torch.linalg.cross(ahead, left)):
+        slope = (directions @ across) / depth
+        for sign, most in ((1, slope.max()), (-1, -slope.min())):
+            outward = (sign * across - most * ahead) / (1 + most.square()).sqrt()
+            keep &= offset @ outward <= reach
+    seen: Tensor = keep.nonzero()[:, 0]
+    return seen
+
+
+def _near(center: Tensor, reach: Tensor, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of pairs of a ray and a sphere, of centers [S, 3] and radii [S], that the ray comes near."""
     # Distances from a middle keep the numbers small.
-    middle = origins.mean(dim=0) if len(origins) else origins.sum(dim=0)
-    start, center = origins - middle, shapes.center - middle
+    middle = origins.mean(dim=0)
+    start, center = origins - middle, center - middle
     along = directions @ center.T - (start * directions).sum(dim=1, keepdim=True)
     square = torch.addmm(start.square().sum(dim=1, keepdim=True), start, center.T, alpha=-2)
     square += center.square().sum(dim=1)
-    reach = _reach(shapes)
     limit = (reach * (1 + SLACK) + 0.01).square() + SLACK * center.square().sum(dim=1) * 0.01
     near = (square - along.square() <= limit) & (along >= -(reach + 0.01))
     i, j = near.nonzero().unbind(dim=1)

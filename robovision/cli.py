@@ -17,6 +17,7 @@ import robovision
 from robovision.agents.config import TrainConfig
 from robovision.envs.demos import DemoOptions
 from robovision.errors import UsageError, unknown
+from robovision.lidar.simulate_options import SimulateOptions
 from robovision.run import Run, differences
 
 HELP = """usage: robovision COMMAND [OPTIONS]
@@ -27,7 +28,7 @@ commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
   demos      record demonstrations, list the tasks, export to LeRobot
-  lidar      evaluate detectors on point clouds
+  lidar      evaluate detectors on point clouds, simulate a LiDAR
   doctor     say what works on this machine
 
 `robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
@@ -72,10 +73,11 @@ and the observation after an episode's last action is left out.
 example:
   robovision demos export demos/metaworld/hammer-v0 --lerobot lerobot/hammer"""
 
-LIDAR = """Evaluate detectors on point clouds.
+LIDAR = """Evaluate detectors on point clouds, and simulate a LiDAR.
 
 commands:
   evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
+  simulate   write sequences of a simulated LiDAR with exact boxes and flow
 
 `robovision lidar COMMAND --help` lists a command's options."""
 
@@ -87,6 +89,14 @@ dataset 2.0 keeps boxes, with a column `score`; flow: one .npz or .feather a swe
 examples:
   robovision lidar evaluate --metric kitti --truth training/label_2 --detections results
   robovision lidar evaluate --metric nuscenes --truth truth --detections results --out scores"""
+
+LIDAR_SIMULATE = """Write sequences of a simulated LiDAR in streets made by chance, in KITTI's layout, with exact truth.
+
+The same options give the same files. Finished sequences stay when the command is stopped; call it again to go on.
+
+examples:
+  robovision lidar simulate --scenes 2 --frames 5 --out streets
+  robovision lidar simulate --scenes 100 --sensor vlp-16 --seed 7 --out vlp"""
 
 DOCTOR = """Say what works on this machine, and for each problem how to mend it.
 
@@ -177,20 +187,30 @@ class LidarEvaluate:
     """The folder for results.json, worst.json and precision-recall.png."""
 
 
+@dataclass(frozen=True)
+class LidarSimulate:
+    """The options of `robovision lidar simulate`."""
+
+    options: Annotated[SimulateOptions, tyro.conf.arg(name="")] = SimulateOptions()
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores."""
+    out: Path = Path("lidar-scenes")
+    """The folder; one that was interrupted goes on."""
+
+    def __post_init__(self) -> None:
+        _check_workers(self.workers)
+
+
 GROUPS = {"lidar": LIDAR}
 """Commands that have commands of their own."""
 
-COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | LidarEvaluate | Doctor], str]] = {
+COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | LidarEvaluate | LidarSimulate | Doctor], str]] = {
     "train": (Train, TRAIN),
     "evaluate": (Evaluate, EVALUATE),
     "demos": (Demos, DEMOS),
     "demos export": (Export, EXPORT),
-    """The options of `robovision lidar evaluate`."""
-    """Whose definitions."""
-    """The folder with the ground truth."""
-    """The folder with what was detected."""
-    """The folder for results.json, worst.json and precision-recall.png."""
     "lidar evaluate": (LidarEvaluate, LIDAR_EVALUATE),
+    "lidar simulate": (LidarSimulate, LIDAR_SIMULATE),
     "doctor": (Doctor, DOCTOR),
 }
 
@@ -239,6 +259,8 @@ def _dispatch(arguments: list[str]) -> int:
             return _export(options)
         case LidarEvaluate():
             return _lidar_evaluate(options)
+        case LidarSimulate():
+            return _lidar_simulate(options)
         case _:
             from robovision.doctor import examine
 
@@ -388,6 +410,19 @@ def _export(options: Export) -> int:
     with tqdm(desc="export", unit="episode") as bar:
         left_out = export(source, options.lerobot, options.fps, lambda done: move(bar, done))
     print(f"LeRobot    {options.lerobot}{'; left out: ' + ', '.join(left_out) if left_out else ''}")
+    return 0
+
+
+def _lidar_simulate(options: LidarSimulate) -> int:
+    from tqdm import tqdm
+
+    from robovision.devices import cpu_count
+    from robovision.lidar.simulate import simulate
+    from robovision.progress import move
+
+    with tqdm(total=options.options.scenes, desc="sequences", unit="sequence") as bar:
+        simulate(options.options, options.out, options.workers or cpu_count(), lambda done: move(bar, done))
+    print(f"{options.options.scenes} sequences of {options.options.frames} frames in {options.out}")
     return 0
 
 

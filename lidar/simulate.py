@@ -1,0 +1,201 @@
+"""Writes sequences of a simulated LiDAR with exact truth: `robovision lidar simulate`.
+
+A sequence `0007` holds `velodyne/`, `label_2/` and `calib/` as KITTI's object frames, `poses.txt` as its odometry,
+`labels.txt` as its tracking labels, `boxes/` with all boxes as NPZ, `flow/` with the exact flow of every point to the
+next frame, and `sequence.json`, which is written last: a sequence without it is made again.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from robovision.envs.workers import WorkerPool
+from robovision.errors import UsageError
+from robovision.files import cannot_write, write_atomically, write_json
+from robovision.lidar.argoverse import select
+from robovision.lidar.box_files import write_boxes
+from robovision.lidar.boxes import points_in_boxes, to_tensor
+from robovision.lidar.clouds import write_cloud
+from robovision.lidar.flow_metric import FlowTruth, is_dynamic, write_flow_truth
+from robovision.lidar.kitti_calibration import Calibration, boxes_to_objects, write_calibration
+from robovision.lidar.kitti_labels import LABEL, KittiObjects, write_objects
+from robovision.lidar.kitti_tracking import KittiTracks, write_tracks
+from robovision.lidar.sensors import Sensor, make_sensor
+from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.sweep import Sweep, take_sweep
+from robovision.lidar.traffic import Actor, Street, drive, make_street
+from robovision.seeding import derive
+from robovision.types import Array, Boxes3D
+
+CALIBRATION = Calibration(
+    np.array([[721.5, 0, 609.6, 44.9], [0, 721.5, 172.9, 0.2], [0, 0, 1, 0.003]]),
+    np.array([[0.0, -1, 0, 0], [0, 0, -1, -0.08], [1, 0, 0, -0.27], [0, 0, 0, 1]]),
+)
+"""A camera like KITTI's, 27 cm ahead of and 8 cm below the LiDAR."""
+
+MASK = 2.5
+"""Metres around the sensor that belong to its own car."""
+
+OCCLUSION = (0.6, 0.2)
+"""Shares of a box's points, among those it would have alone, below which it is partly and largely occluded."""
+
+
+def simulate(options: SimulateOptions, out: Path, workers: int, done: Callable[[int], None]) -> None:
+    """Write the sequences that are not complete yet, in parallel; `done` hears how many are complete.
+
+    The same options give the same files, bit by bit, whatever the number of workers.
+
+    Raises:
+        UsageError: if the folder holds sequences of other options, or can't be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from error
+    _same_options(options, out)
+    waiting = [n for n in range(options.scenes) if not _complete(out, n)]
+    finished = options.scenes - len(waiting)
+    done(finished)
+    if not waiting:
+        return
+    with WorkerPool(partial(_Writer, options, out), min(workers, len(waiting)), timeout=3600.0) as pool:
+        for _ in pool.map(waiting):
+            finished += 1
+            done(finished)
+
+
+def write_sequence(options: SimulateOptions, out: Path, number: int) -> None:
+    """Write one sequence; what an interrupted run left of it is removed first."""
+    folder = out / f"{number:04d}"
+    shutil.rmtree(folder, ignore_errors=True)
+    for name in ("velodyne", "label_2", "calib", "boxes", "flow"):
+        (folder / name).mkdir(parents=True)
+    street = make_street(np.random.default_rng(derive(options.seed, "street", number)))
+    sensor = make_sensor(options.sensor)
+    tracks: list[tuple[int, Array, KittiObjects]] = []
+    counts = []
+    for frame, (time, sweep) in enumerate(_sweeps(options, street, sensor, number)):
+        name = f"{frame:06d}"
+        write_cloud(folder / "velodyne" / f"{name}.bin", sweep.cloud)
+        boxes, users = _seen(street, time, sweep)
+        objects = _objects(boxes, sweep)
+        write_objects(folder / "label_2" / f"{name}.txt", objects)
+        write_calibration(folder / "calib" / f"{name}.txt", CALIBRATION)
+        write_boxes(folder / "boxes" / f"{name}.npz", boxes)
+        write_flow_truth(folder / "flow" / f"{name}.npz", exact_flow(street, sweep, time, 1 / sensor.rate))
+        tracks.append((frame, users, objects))
+        counts.append(len(sweep.cloud))
+    frames = np.concatenate([np.full(len(users), frame) for frame, users, _ in tracks])
+    identities = np.concatenate([users for _, users, _ in tracks])
+    objects = KittiObjects.concatenate([found for *_, found in tracks], LABEL)
+    write_tracks(folder / "labels.txt", KittiTracks(frames, identities, objects))
+    _write_poses(folder / "poses.txt", street, options.frames, sensor.rate)
+    write_json(folder / "sequence.json", {**asdict(options), "number": number, "points": counts})
+
+
+def exact_flow(street: Street, sweep: Sweep, start: float, seconds: float) -> FlowTruth:
+    """Where each point's surface is `seconds` later, in the sensor's frame then, minus where it is, without error.
+
+    A point belongs to the actor that it is on, and moves rigidly with it from the time at which it was measured.
+    """
+    assert sweep.cloud.time is not None
+    times = start + sweep.cloud.time.astype(np.float64)
+    actor = street.owner[sweep.shape]
+    now, later = street.ego(np.array([start, start + seconds]))
+    xyz = np.c_[sweep.cloud.xyz.astype(np.float64), np.ones(len(times))]
+    world = xyz @ now.T
+    back = np.linalg.inv(later).T
+    ego_flow = (world @ back - xyz)[:, :3]
+    flow = ego_flow.copy()
+    for k in np.unique(actor):
+        member = street.actors[k]
+        if member.speed:
+            mine = actor == k
+            moved = _carried(member, world[mine], times[mine], seconds)
+            flow[mine] = (moved @ back - xyz[mine])[:, :3]
+    foreground = np.array([bool(a.name) for a in street.actors])[actor]
+    moving = np.array([a.speed > 0 for a in street.actors])[actor]
+    dynamic = is_dynamic(flow, ego_flow, seconds) & moving
+    ground = actor == 0
+    return FlowTruth(flow.astype(np.float32), foreground, dynamic, ~ground)
+
+
+def _carried(actor: Actor, world: Array, times: Array, seconds: float) -> Array:
+    """Points [N, 4] that ride on an actor, `seconds` after their times [N]."""
+    state = np.array([[*actor.place, actor.yaw, actor.speed, actor.turn]])
+    before, after = drive(state, times), drive(state, times + seconds)
+    carried: Array = np.einsum("nij,nj->ni", after @ np.linalg.inv(before), world)
+    return carried
+
+
+def _sweeps(options: SimulateOptions, street: Street, sensor: Sensor, number: int) -> Iterator[tuple[float, Sweep]]:
+    for frame in range(options.frames):
+        rng = np.random.default_rng(derive(options.seed, "sweep", number, frame))
+        start = frame / sensor.rate
+        yield start, take_sweep(sensor, street.shapes, street.ego, start, street.albedo, rng, MASK)
+
+
+def _seen(street: Street, time: float, sweep: Sweep) -> tuple[Boxes3D, Array]:
+    """The boxes that at least one point is on, and the numbers of their actors."""
+    users = np.array([k for k, actor in enumerate(street.actors) if actor.name], np.int64)
+    hit = np.isin(users, street.owner[sweep.shape])
+    return select(street.boxes(time), hit), users[hit]
+
+
+def _objects(boxes: Boxes3D, sweep: Sweep) -> KittiObjects:
+    """KITTI's labels: a box with few points for its distance and size counts as occluded."""
+    objects = boxes_to_objects(boxes, CALIBRATION)
+    inside = points_in_boxes(torch.from_numpy(sweep.cloud.xyz.copy()).double(), to_tensor(boxes)).sum(dim=1).numpy()
+    distance = np.maximum(np.linalg.norm(boxes.centers, axis=1), 1)
+    # Rays a square metre that HDL-64E's 115,200 rays, all around and 27 degrees high, send to that distance.
+    dense = 115200 / (2 * np.pi * np.radians(26.8)) / distance**2
+    share = inside / np.maximum(0.5 * dense * boxes.sizes[:, 0] * boxes.sizes[:, 2], 1)
+    values = objects.values.copy()
+    values[:, 1] = (share[:, None] < np.array(OCCLUSION)).sum(axis=1)
+    return KittiObjects(objects.names, values)
+
+
+def _write_poses(path: Path, street: Street, frames: int, rate: float) -> None:
+    """The sensor's poses, each as 12 numbers a line, in its frame at the start."""
+    poses = street.ego(np.arange(frames) / rate)
+    relative = np.linalg.inv(poses[0]) @ poses
+    lines = [" ".join(map(repr, pose[:3].ravel().tolist())) for pose in relative]
+    with write_atomically(path) as file:
+        file.write(("\n".join(lines) + "\n").encode())
+
+
+def _complete(out: Path, number: int) -> bool:
+    return (out / f"{number:04d}" / "sequence.json").exists()
+
+
+def _same_options(options: SimulateOptions, out: Path) -> None:
+    """Refuse a folder of other options; more or fewer scenes are welcome."""
+    for path in sorted(out.glob("[0-9]*/sequence.json"))[:1]:
+        before = json.loads(path.read_text())
+        for name, value in asdict(options).items():
+            if name != "scenes" and before.get(name) != value:
+                found = f"{out} holds sequences of {name} {before.get(name)}, not {value}"
+                raise UsageError(f"{found}; choose another --out")
+
+
+class _Writer:
+    """A worker's job: writes sequence after sequence."""
+
+    def __init__(self, options: SimulateOptions, out: Path) -> None:
+        torch.set_num_threads(1)
+        self._options, self._out = options, out
+
+    def __call__(self, number: int) -> int:
+        write_sequence(self._options, self._out, number)
+        return number
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,27 @@
+"""What `robovision lidar simulate` is told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from robovision.errors import UsageError
+from robovision.lidar.sensors import make_sensor
+
+
+@dataclass(frozen=True)
+class SimulateOptions:
+    """What is simulated."""
+
+    scenes: int = 10
+    """How many sequences."""
+    frames: int = 20
+    """Frames a sequence."""
+    sensor: str = "hdl-64e"
+    """hdl-64e, hdl-32e, vlp-16, os1-64, os1-128 or solid-state."""
+    seed: int = 0
+    """Chooses the scenes."""
+
+    def __post_init__(self) -> None:
+        make_sensor(self.sensor)
+        if self.scenes < 1 or self.frames < 1 or self.seed < 0:
+            raise UsageError(f"scenes and frames must be at least 1 and the seed not negative, got {self}")

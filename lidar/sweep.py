@@ -1,0 +1,95 @@
+"""One sweep of a LiDAR through a world that moves: distances, intensities, what is lost, and the exact truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from robovision.lidar.primitives import Primitives, cast, normals
+from robovision.lidar.sensors import Sensor
+from robovision.types import Array, PointCloud
+
+Pose = Callable[[Array], Array]
+"""The sensor's poses in the world, float64 [C, 4, 4], at times [C] in seconds."""
+
+World = Callable[[float], Primitives]
+"""The shapes at a time in seconds; their number and order never change."""
+
+SECTORS = 8
+"""Parts of a sweep within which the world stands still; the sensor moves from column to column."""
+
+BRIGHT = 20.0
+"""Metres up to which intensity does not fall with distance; beyond, as its inverse."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sweep:
+    """What a sensor returns, and what is true of it.
+
+    Convention:
+        cloud: N points in the sensor's frame at the start of the sweep, with intensity, time and ring.
+        shape: int64 [N], the shape that each point is on.
+        ideal: float32 [N], metres, the distance without noise.
+    """
+
+    cloud: PointCloud
+    shape: Array
+    ideal: Array
+
+
+def take_sweep(
+    sensor: Sensor, world: World, pose: Pose, start: float, albedo: Array, rng: np.random.Generator, mask: float = 0.0
+) -> Sweep:
+    """A sweep that starts at a time, in seconds.
+
+    The sensor moves while it turns (rolling), and every point is given where its surface was at its own time, in
+    the sensor's frame at the start: as after motion compensation by the true poses.
+
+    Args:
+        sensor: its rays, reach and noise.
+        world: the shapes at a time.
+        pose: the sensor's poses at times.
+        start: when the first column fires.
+        albedo: float [G], share of the light that each shape sends back, 0..1.
+        rng: of noise and losses.
+        mask: metres around the sensor within which points are of the car that carries it, and left out.
+    """
+    times, directions = sensor.times(), sensor.directions()
+    columns, lasers = len(sensor.azimuths), len(sensor.elevations)
+    frames = pose(np.asarray(start + times[::lasers]))
+    parts = [
+        _cast_columns(world(float(start + times[c[0] * lasers])), frames[c], directions.reshape(columns, lasers, 3)[c])
+        for c in np.array_split(np.arange(columns), min(SECTORS, columns))
+    ]
+    distance, index, facing = (np.concatenate(values) for values in zip(*parts, strict=True))
+    seen = np.flatnonzero(index >= 0)
+    intensity = albedo[index[seen]] * facing[seen] * np.minimum(1, (BRIGHT / distance[seen]))
+    measured = distance[seen] + rng.normal(0, sensor.noise, len(seen))
+    kept = (measured >= max(sensor.reach[0], mask)) & (measured <= sensor.reach[1])
+    # A dim return is lost more often than a bright one.
+    lost = sensor.loss + np.exp(-intensity / sensor.dimmest)
+    kept &= rng.random(len(seen)) >= lost
+    seen, measured, intensity = seen[kept], measured[kept], intensity[kept]
+    column = seen // lasers
+    relative = np.linalg.inv(frames[0]) @ frames
+    local = directions[seen].astype(np.float64) * measured[:, None]
+    xyz = np.einsum("nij,nj->ni", relative[column, :3, :3], local) + relative[column, :3, 3]
+    cloud = PointCloud(xyz, np.clip(intensity, 0, 1), times[seen], seen % lasers)
+    return Sweep(cloud, index[seen], distance[seen])
+
+
+def _cast_columns(shapes: Primitives, frames: Array, directions: Array) -> tuple[Array, Array, Array]:
+    """Distances [R], shapes hit [R] and cosines of incidence [R] of columns [C, L] of rays from poses [C, 4, 4]."""
+    turned = np.einsum("cij,clj->cli", frames[:, :3, :3], directions).reshape(-1, 3)
+    origins = np.repeat(frames[:, :3, 3], directions.shape[1], axis=0)
+    rays = torch.from_numpy(turned.astype(np.float32))
+    starts = torch.from_numpy(origins.astype(np.float32))
+    distance, index = cast(shapes, starts, rays)
+    hit = (index >= 0).nonzero()[:, 0]
+    facing = torch.zeros_like(distance)
+    normal = normals(shapes, index[hit], starts[hit] + distance[hit, None] * rays[hit])
+    facing[hit] = (normal * rays[hit]).sum(dim=1).abs()
+    return distance.numpy(), index.numpy(), facing.numpy()

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from robovision.cli import main
+from robovision.errors import UsageError
+from robovision.lidar.box_files import read_boxes
+from robovision.lidar.boxes import points_in_boxes, to_tensor
+from robovision.lidar.clouds import read_cloud
+from robovision.lidar.flow_metric import read_flow_truth
+from robovision.lidar.kitti_calibration import objects_to_boxes, read_calibration
+from robovision.lidar.kitti_labels import read_labels
+from robovision.lidar.kitti_tracking import read_tracks
+from robovision.lidar.mujoco_rays import mujoco_cast
+from robovision.lidar.primitives import cast
+from robovision.lidar.sensors import Sensor, spinning
+from robovision.lidar.simulate import exact_flow, simulate
+from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.sweep import Sweep, take_sweep
+from robovision.lidar.traffic import Actor, Shape, Street, make_street
+
+OPTIONS = SimulateOptions(scenes=2, frames=2, sensor="vlp-16", seed=3)
+SMALL = spinning(np.linspace(2, -20, 16), 180, noise=0.0, loss=0.0, dimmest=1e-9)
+
+
+def nothing(done: int) -> None:
+    pass
+
+
+def sweep_of(street: Street, sensor: Sensor = SMALL) -> Sweep:
+    return take_sweep(sensor, street.shapes, street.ego, 0.0, street.albedo, np.random.default_rng(0))
+
+
+def test_a_street_is_the_same_in_mujoco() -> None:
+    mujoco: Any = pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
+    street = make_street(np.random.default_rng(1))
+    assert 70 < len(street.actors) < 160
+    model = mujoco.MjModel.from_xml_string(street.mjcf())
+    data = mujoco.MjData(model)
+    mujoco.mj_forward(model, data)
+    directions = SMALL.directions()
+    origin = street.ego(np.zeros(1))[0, :3, 3]
+    theirs, geoms = mujoco_cast(model, data, origin, directions)
+    start = torch.from_numpy(origin.astype(np.float32)).expand(len(directions), 3)
+    ours, index = cast(street.shapes(0.0), start, torch.from_numpy(directions))
+    same = (geoms == index.numpy()) & np.isclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-2)
+    assert (same | (np.isinf(theirs) & np.isinf(ours.numpy()))).mean() > 0.995
+
+
+def test_a_sweep_sees_a_wall_where_it_stands() -> None:
+    wall = Actor((Shape(0, (0, 0, 0), (0.5, 500, 500), 0.5),), (10.5, 0), 0)
+    street = Street((wall,), speed=10.0, turn=0.0)
+    sweep = sweep_of(street)
+    # The sensor drives while it turns; the points are given as they stand at the start.
+    assert len(sweep.cloud) > 500
+    np.testing.assert_allclose(sweep.cloud.xyz[:, 0], 10, atol=1e-4)
+    flow = exact_flow(street, sweep, 0.0, 0.1)
+    np.testing.assert_allclose(flow.flow, np.tile([-1.0, 0, 0], (len(sweep.cloud), 1)), atol=1e-5)
+    assert not flow.dynamic.any()
+
+
+def test_flow_of_what_moves_is_exact() -> None:
+    car = Actor((Shape(0, (0, 0, 1), (2, 1, 1), 0.5),), (12, -1.75), np.pi, "Car", (4, 2, 2), speed=8.0)
+    street = Street((car,), speed=0.0, turn=0.0)
+    flow = exact_flow(street, sweep_of(street), 0.0, 0.1)
+    np.testing.assert_allclose(flow.flow, np.tile([-0.8, 0, 0], (len(flow.flow), 1)), atol=1e-5)
+    assert flow.dynamic.all()
+    assert flow.foreground.all()
+
+
+def test_sequences_are_complete_true_and_reproducible(tmp_path: Path) -> None:
+    simulate(OPTIONS, tmp_path / "a", 2, nothing)
+    folder = tmp_path / "a" / "0001"
+    assert len((folder / "poses.txt").read_text().splitlines()) == 2
+    tracks = read_tracks(folder / "labels.txt")
+    assert set(tracks.frames.tolist()) == {0, 1}
+    for frame in ("000000", "000001"):
+        cloud = read_cloud(folder / "velodyne" / f"{frame}.bin")
+        boxes = read_boxes(folder / "boxes" / f"{frame}.npz")
+        truth = read_flow_truth(folder / "flow" / f"{frame}.npz")
+        assert len(truth.flow) == len(cloud) > 10000
+        inside = points_in_boxes(torch.from_numpy(cloud.xyz.copy()).double(), to_tensor(boxes))
+        # Points on road users that stand lie in boxes, but for noise; what moves does so while the sweep is taken.
+        grown = to_tensor(boxes) + torch.tensor([0, 0, 0, 0.4, 0.4, 0.4, 0], dtype=torch.float64)
+        held = points_in_boxes(torch.from_numpy(cloud.xyz.copy()).double(), grown).any(dim=0).numpy()
+        assert held[truth.foreground & ~truth.dynamic].mean() > 0.97
+        assert inside.any(dim=1).float().mean() > 0.8
+        labels = read_labels(folder / "label_2" / f"{frame}.txt")
+        again = objects_to_boxes(labels, read_calibration(folder / "calib" / f"{frame}.txt"))
+        np.testing.assert_allclose(again.centers, boxes.centers, atol=1e-4)
+    simulate(OPTIONS, tmp_path / "b", 1, nothing)
+    for path in sorted((tmp_path / "a").rglob("*.bin")) + sorted((tmp_path / "a").rglob("*.txt")):
+        assert path.read_bytes() == (tmp_path / "b" / path.relative_to(tmp_path / "a")).read_bytes()
+
+
+def test_what_was_interrupted_is_made_again_and_what_is_done_stays(tmp_path: Path) -> None:
+    options = SimulateOptions(scenes=1, frames=1, sensor="vlp-16")
+    simulate(options, tmp_path, 1, nothing)
+    before = (tmp_path / "0000" / "velodyne" / "000000.bin").stat().st_mtime_ns
+    (tmp_path / "0001" / "velodyne").mkdir(parents=True)
+    (tmp_path / "0001" / "velodyne" / "000007.bin").write_bytes(b"left over")
+    heard: list[int] = []
+    simulate(SimulateOptions(scenes=2, frames=1, sensor="vlp-16"), tmp_path, 1, heard.append)
+    assert heard == [1, 2]
+    assert (tmp_path / "0000" / "velodyne" / "000000.bin").stat().st_mtime_ns == before
+    assert [p.name for p in (tmp_path / "0001" / "velodyne").iterdir()] == ["000000.bin"]
+    with pytest.raises(UsageError, match="holds sequences of seed 0, not 1"):
+        simulate(SimulateOptions(scenes=1, frames=1, sensor="vlp-16", seed=1), tmp_path, 1, nothing)
+
+
+def test_the_command_refuses_wrong_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lidar", "simulate", "--sensor", "vlp16"]) == 2
+    assert "nearest: vlp-16" in capsys.readouterr().err
+    with pytest.raises(UsageError, match="at least 1"):
+        SimulateOptions(scenes=0)
