@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from robovision.devices import Device, Precision
-from robovision.encoders.names import ENCODERS
+from robovision.encoders.names import Adapter, check_adapter, check_image_size, find_spec
 from robovision.envs.registry import EnvOptions, resolve
-from robovision.errors import UsageError, unknown
+from robovision.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -17,11 +17,13 @@ class EncoderOptions:
     """The network that looks at the image."""
 
     name: str = "vit-tiny"
-    """vit-tiny, vit-small, vit-base or vit-large, with patches of 16 pixels."""
+    """vit-tiny, clip-vit-b16, mvp-vit-b16, r3m-resnet50 ...; `robovision weights list` shows them all."""
     weights: Path | None = None
-    """A safetensors file with pretrained weights under timm's or MAE's names; without it, random ones."""
-    adapter: Literal["coin", "none"] = "coin"
-    """coin: the convolution injector (Hwang et al., 2024); none: the plain ViT."""
+    """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large
+    and resnet50 start from random weights; the others from what `robovision weights fetch` brought."""
+    adapter: Adapter = "coin"
+    """coin: the convolution injector (Hwang et al., 2024); adaptformer, roboadapter, lora: others to compare with;
+    none: the plain encoder. A ResNet takes none."""
     train: Literal["full", "adapter", "frozen"] = "full"
     """Which of its weights are trained: all, only the adapter's, or none."""
 
@@ -30,8 +32,8 @@ class EncoderOptions:
     token, as in the CortexBench protocol, which needs a pretrained encoder."""
 
     def __post_init__(self) -> None:
-        if self.name not in ENCODERS:
-            raise unknown("encoder", self.name, ENCODERS)
+        find_spec(self.name)
+        check_adapter(self.name, self.adapter)
         if self.train == "adapter" and self.adapter == "none":
             raise UsageError("nothing to train: encoder.train is 'adapter' but encoder.adapter is 'none'")
 
@@ -132,5 +134,4 @@ class TrainConfig:
             raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
         if self.history < 1:
             raise UsageError(f"history must be at least 1 image, got {self.history}")
-        if self.env.size % 16:
-            raise UsageError(f"env.size must be a multiple of the patch, 16 pixels, got {self.env.size}")
+        check_image_size(self.encoder.name, self.env.size, "env.size")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from robovision.agents.config import TrainConfig
 from robovision.encoders.base import Encoder, Features
-from robovision.encoders.build import build
+from robovision.encoders.build import build, set_trainable
 
 CHANNELS = 16
 MIN_SCALE = 0.05
@@ -35,7 +35,7 @@ class Policy(nn.Module):
         self.encoder = encoder
         self.readout = nn.Linear(encoder.width, CHANNELS) if tokens else None
         self.history = history
-        inputs = history * (CHANNELS * tokens or encoder.width) + proprioception
+        inputs = history * (CHANNELS * tokens or encoder.pooled_width) + proprioception
         self.head = nn.Sequential(
             nn.BatchNorm1d(inputs),
             *(nn.Linear(inputs, 256), nn.ReLU()),
@@ -50,6 +50,12 @@ class Policy(nn.Module):
         with torch.no_grad():
             last.weight.mul_(0.01)
             last.bias.zero_()
+
+    def train(self, mode: bool = True) -> Policy:
+        """As in torch, but a frozen encoder keeps the batch statistics that it came with."""
+        super().train(mode)
+        self.encoder.train(mode and any(p.requires_grad for p in self.encoder.parameters()))
+        return self
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector [N, D] an image [N, 3, H, W]."""
@@ -96,10 +102,8 @@ class History:
 def make_policy(config: TrainConfig, proprioception: int, actions: int) -> Policy:
     """The policy that a run describes, with random weights, and only what is to be trained requiring gradients."""
     options, image_size = config.encoder, config.env.size
-    encoder = build(options.name, image_size, options.adapter == "coin", options.weights is not None)
-    encoder.requires_grad_(options.train == "full")
-    if options.train == "adapter" and encoder.injector is not None:
-        encoder.injector.requires_grad_(True)
+    encoder = build(options.name, image_size, options.adapter, options.weights is not None)
+    set_trainable(encoder, options.train)
     rows, columns = encoder.grid(image_size, image_size)
     tokens = rows * columns if options.readout == "spatial" else 0
     return Policy(encoder, tokens, config.history, proprioception, actions)

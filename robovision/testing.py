@@ -80,7 +80,7 @@ def check_encoder(encoder: Encoder, height: int, width: int) -> None:
         features = encoder(images)
         scaled = encoder(images.to(encoder.mean.dtype) / 255)
         alone = encoder(images[:1])
-    expected = (2, rows * columns, encoder.width), (2, encoder.width)
+    expected = (2, rows * columns, encoder.width), (2, encoder.pooled_width)
     found = tuple(features.tokens.shape), tuple(features.pooled.shape)
     if found != expected:
         raise AssertionError(f"tokens and pooled have shapes {found}, but the encoder declares {expected}")

@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from robovision.encoders.base import check_images
+from robovision.encoders.base import CLIP, check_images
 from robovision.encoders.build import build
 from robovision.encoders.coin import LEVELS, POINTS, CoIn, DeformableAttention, patch_centres
 from robovision.encoders.names import ENCODERS
-from robovision.encoders.vit import SIZES, Attention, ViT, ViTSize
+from robovision.encoders.resnet import ResNet50
+from robovision.encoders.vit import SIZES, Attention, ViT, ViTSize, ViTStyle
 from robovision.errors import UsageError
 from robovision.testing import assert_equivariant, check_encoder, equivariance_error
 
@@ -20,7 +21,7 @@ SMALL = ViTSize(64, 2, 2)
 
 def test_an_unknown_encoder_is_named_with_its_neighbours() -> None:
     with pytest.raises(UsageError, match="unknown encoder 'vit-tyni'; nearest: vit-tiny"):
-        build("vit-tyni", 64, coin=False, pretrained=False)
+        build("vit-tyni", 64)
 
 
 @pytest.mark.parametrize("coin", [False, True])
@@ -31,9 +32,26 @@ def test_contract(coin: bool, height: int, width: int) -> None:
 
 
 def test_every_name_builds_with_published_size() -> None:
-    parameters = {name: sum(p.numel() for p in build(name, 224, False, True).parameters()) for name in ENCODERS[:3]}
-    # timm's vit_*_patch16_224 without the classification head
-    assert parameters == {"vit-tiny": 5_524_416, "vit-small": 21_665_664, "vit-base": 85_798_656}
+    # timm's vit_*_patch16_224 and torchvision's resnet50 without classification heads; CLIP's visual tower without
+    # projection; DINOv2 at 224 px (518 px when it is trained) without mask token
+    published = {
+        "vit-tiny": 5_524_416,
+        "vit-small": 21_665_664,
+        "vit-base": 85_798_656,
+        "resnet50": 23_508_032,
+        "vip-resnet50": 23_508_032 + 2048 * 1024 + 1024,
+        "clip-vit-b16": 85_799_424,
+        "dinov2-vit-s14": 22_056_576 - (1370 - 257) * 384 - 384,
+    }
+    with torch.device("meta"):
+        encoders = {name: build(name, 224) for name in published}
+    assert {name: sum(p.numel() for p in encoders[name].parameters()) for name in published} == published
+
+
+def test_every_name_declares_its_grid() -> None:
+    with torch.device("meta"):
+        grids = {name: build(name, 224).grid(224, 224) for name in ENCODERS}
+    assert grids == {name: (224 // spec.patch,) * 2 for name, spec in ENCODERS.items()}
 
 
 def test_attention_equals_the_formula() -> None:
@@ -44,6 +62,41 @@ def test_attention_equals_the_formula() -> None:
     weights = (q @ k.transpose(-1, -2) / math.sqrt(8)).softmax(-1)
     expected = layer.proj((weights @ v).transpose(1, 2).reshape(2, 5, 32))
     assert torch.allclose(layer(x), expected, atol=1e-12)
+
+
+STYLED = {
+    "clip": (ViTStyle(eps=1e-5, quick_gelu=True, pre_norm=True), 16),
+    "dinov2": (ViTStyle(layer_scale=True), 14),
+    "registers": (ViTStyle(layer_scale=True, registers=4, antialias=True), 14),
+    "patch8": (ViTStyle(), 8),
+}
+
+
+@pytest.mark.parametrize("coin", [False, True])
+@pytest.mark.parametrize("style", STYLED)
+def test_every_style_keeps_the_contract_at_other_sizes(style: str, coin: bool) -> None:
+    torch.manual_seed(0)
+    options, patch = STYLED[style]
+    injector = CoIn(64, gamma=1.0) if coin else None
+    vit = ViT(SMALL, patch=patch, image_size=4 * patch, injector=injector, style=options, normalisation=CLIP)
+    check_encoder(vit, 4 * patch, 4 * patch)
+    check_encoder(vit, 6 * patch, 3 * patch)
+
+
+def test_a_resnet_keeps_the_contract_at_any_size() -> None:
+    torch.manual_seed(0)
+    for encoder in (ResNet50(), ResNet50(output=7)):
+        check_encoder(encoder, 64, 64)
+        check_encoder(encoder, 33, 70)
+    with pytest.raises(ValueError, match="at least 32 px, got 31 x 64"):
+        ResNet50()(torch.zeros(1, 3, 31, 64))
+
+
+def test_images_are_normalised_with_the_encoders_own_statistics() -> None:
+    images = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    vit = ViT(SMALL, image_size=32, normalisation=CLIP)
+    mean, std = (torch.tensor(values)[:, None, None] for values in CLIP)
+    assert torch.allclose(vit.normalise(images), (images / 255 - mean) / std, atol=1e-5)
 
 
 def test_positions_are_resized_for_other_images() -> None:

@@ -8,8 +8,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+
+class Normalisation(NamedTuple):
+    """Mean and standard deviation of R, G and B in 0..1 over the images that an encoder was trained on."""
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
 class Features(NamedTuple):
@@ -17,7 +26,7 @@ class Features(NamedTuple):
 
     Convention:
         tokens: [B, N, D], one token a grid cell, row by row from the top left (N = rows * columns).
-        pooled: [B, D], one vector for the whole image.
+        pooled: [B, P], one vector for the whole image.
     """
 
     tokens: Tensor
@@ -30,21 +39,18 @@ class Encoder(nn.Module, ABC):
     Convention:
         images: [B, 3, H, W], RGB, either uint8 in 0..255 or floating point in 0..1.
         The encoder normalises them itself with its own `mean` and `std`.
+        `width` is D, the channels of a token; `pooled_width` is P, those of the pooled vector.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self,
-        width: int,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
-    ) -> None:
+    def __init__(self, width: int, normalisation: Normalisation = IMAGENET, pooled_width: int | None = None) -> None:
         super().__init__()
         self.width = width
-        self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+        self.pooled_width = width if pooled_width is None else pooled_width
+        self.register_buffer("mean", torch.tensor(normalisation.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(normalisation.std).view(1, 3, 1, 1), persistent=False)
 
     @abstractmethod
     def grid(self, height: int, width: int) -> tuple[int, int]:

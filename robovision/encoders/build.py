@@ -2,29 +2,60 @@
 
 from __future__ import annotations
 
+from robovision.encoders import base
+from robovision.encoders.adapters import adapt, adapter_parameters
+from robovision.encoders.base import Encoder
 from robovision.encoders.coin import CoIn
-from robovision.encoders.names import ENCODERS
-from robovision.encoders.vit import SIZES, ViT
-from robovision.errors import unknown
+from robovision.encoders.names import Adapter, EncoderSpec, check_adapter, check_image_size, find_spec
+from robovision.encoders.resnet import ResNet50
+from robovision.encoders.vit import PLAIN, SIZES, ViT, ViTSize, ViTStyle
 
 OPEN_GATE = 1.0
+STYLES = {
+    "plain": PLAIN,
+    "clip": ViTStyle(eps=1e-5, quick_gelu=True, pre_norm=True),
+    "openclip": ViTStyle(eps=1e-5, pre_norm=True),
+    "dinov2": ViTStyle(layer_scale=True),
+    "dinov2-reg": ViTStyle(layer_scale=True, registers=4, antialias=True),
+}
+NORMALISATIONS = {"imagenet": base.IMAGENET, "clip": base.CLIP, "half": base.HALF}
 
 
-def build(name: str, image_size: int, coin: bool, pretrained: bool) -> ViT:
-    """The encoder of this name, with random weights.
+def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: bool = False) -> Encoder:
+    """The encoder of this name, with random weights; `robovision.encoders.checkpoints.load_pretrained` fills it.
 
     Args:
         name: one of `ENCODERS`.
         image_size: side in pixels of the images that it is for.
-        coin: with the convolution injector.
+        adapter: `coin`, `adaptformer`, `roboadapter`, `lora` or `none`; a ResNet takes none.
         pretrained: whether its weights will be replaced by pretrained ones. If so, CoIn starts with its gate
             shut, as in the paper; if not, open, because there is nothing that it could disturb.
 
     Raises:
-        UsageError: for an unknown name, with the nearest ones.
+        UsageError: for an unknown name, with the nearest ones; for an image size or an adapter that does not fit.
     """
-    if name not in ENCODERS:
-        raise unknown("encoder", name, ENCODERS)
-    size = SIZES[name.removeprefix("vit-")]
-    injector = CoIn(size.width, gamma=0.0 if pretrained else OPEN_GATE) if coin else None
-    return ViT(size, image_size=image_size, injector=injector)
+    spec = find_spec(name)
+    check_image_size(name, image_size, "image_size")
+    check_adapter(name, adapter)
+    if spec.architecture == "resnet50":
+        return ResNet50(spec.output, NORMALISATIONS[spec.normalisation])
+    return _vit(spec, image_size, adapter, pretrained)
+
+
+def set_trainable(encoder: Encoder, mode: str) -> None:
+    """Let all parameters require gradients (`full`), only an adapter's (`adapter`), or none (`frozen`)."""
+    encoder.requires_grad_(mode == "full")
+    if mode == "adapter":
+        for parameter in adapter_parameters(encoder):
+            parameter.requires_grad_(True)
+
+
+def _vit(spec: EncoderSpec, image_size: int, adapter: Adapter, pretrained: bool) -> ViT:
+    size = SIZES[spec.architecture.removeprefix("vit-")]
+    if spec.heads is not None:
+        size = ViTSize(size.width, size.depth, spec.heads)
+    injector = CoIn(size.width, gamma=0.0 if pretrained else OPEN_GATE) if adapter == "coin" else None
+    vit = ViT(size, spec.patch, image_size, injector, STYLES[spec.family], NORMALISATIONS[spec.normalisation])
+    if adapter not in ("coin", "none"):
+        adapt(vit, adapter)
+    return vit

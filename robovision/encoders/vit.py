@@ -1,6 +1,6 @@
 """Vision transformer (Dosovitskiy et al., 2021, section 3.1) with fused attention, for any image size.
 
-Parameter names are those of timm and MAE checkpoints.
+Parameter names are those of timm, MAE and DINOv2 checkpoints.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import Encoder, Features
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,33 @@ SIZES = {
 }
 
 
+@dataclass(frozen=True)
+class ViTStyle:
+    """By what the published families differ."""
+
+    eps: float = 1e-6
+    """Added to the variance in every layer norm."""
+    quick_gelu: bool = False
+    """x * sigmoid(1.702 x) in place of GELU, as OpenAI's CLIP was trained."""
+    pre_norm: bool = False
+    """A layer norm between the position embedding and block 1, and patches projected without bias (CLIP)."""
+    layer_scale: bool = False
+    """A learned factor for each channel of what attention and MLP add (DINOv2)."""
+    registers: int = 0
+    """Extra tokens without position that collect global information (Darcet et al., ICLR 2024)."""
+    antialias: bool = False
+    """Smooth the position embedding when a smaller image makes it shrink (DINOv2 with registers)."""
+
+
+PLAIN = ViTStyle()
+
+
 class PatchEmbed(nn.Module):
     """Cuts an image into patches and projects each to a token: [B, 3, H, W] -> [B, N, D]."""
 
-    def __init__(self, width: int, patch: int) -> None:
+    def __init__(self, width: int, patch: int, bias: bool) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, width, patch, stride=patch)
+        self.proj = nn.Conv2d(3, width, patch, stride=patch, bias=bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
@@ -48,7 +69,7 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
+        self.qkv: nn.Module = nn.Linear(width, 3 * width)
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -68,30 +89,46 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class MLP(nn.Module):
-    """Two layers, four times as wide in between, GELU."""
+    """Two layers, four times as wide in between, GELU or QuickGELU."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, quick_gelu: bool) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, 4 * width)
         self.fc2 = nn.Linear(4 * width, width)
+        self.quick_gelu = quick_gelu
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(functional.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+        x = self.fc1(x)
+        x = x * torch.sigmoid(1.702 * x) if self.quick_gelu else functional.gelu(x)
+        return self.fc2(x)  # type: ignore[no-any-return]
+
+
+class LayerScale(nn.Module):
+    """A learned factor for each channel (Touvron et al., ICCV 2021, CaiT)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), 1e-5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.gamma
 
 
 class Block(nn.Module):
-    """Pre-norm transformer block: x + attention(norm(x)), then x + MLP(norm(x))."""
+    """Pre-norm transformer block: x + scale(attention(norm(x))), then x + scale(MLP(norm(x)))."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, size: ViTSize, style: ViTStyle) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, 1e-6)
-        self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, 1e-6)
-        self.mlp = MLP(width)
+        self.norm1 = nn.LayerNorm(size.width, style.eps)
+        self.attn = Attention(size.width, size.heads)
+        self.ls1 = LayerScale(size.width) if style.layer_scale else nn.Identity()
+        self.norm2 = nn.LayerNorm(size.width, style.eps)
+        self.mlp = MLP(size.width, style.quick_gelu)
+        self.ls2 = LayerScale(size.width) if style.layer_scale else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+        x = x + self.ls1(self.attn(self.norm1(x)))
+        return x + self.ls2(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
 
 
 class Injector(nn.Module):
@@ -111,44 +148,72 @@ class ViT(Encoder):
         image_size: side of the image in pixels that the position embedding is made for; it is resized
             (bicubic) for any other.
         injector: changes the patch tokens just before block 1, or nothing.
+        style: by what the published families differ.
+        normalisation: mean and deviation of its images.
     """
 
-    def __init__(self, size: ViTSize, patch: int = 16, image_size: int = 224, injector: Injector | None = None) -> None:
-        super().__init__(size.width)
+    def __init__(
+        self,
+        size: ViTSize,
+        patch: int = 16,
+        image_size: int = 224,
+        injector: Injector | None = None,
+        style: ViTStyle = PLAIN,
+        normalisation: Normalisation = IMAGENET,
+    ) -> None:
+        super().__init__(size.width, normalisation)
         self.patch = patch
         self.side = image_size // patch
-        self.patch_embed = PatchEmbed(size.width, patch)
+        self.style = style
+        self.patch_embed = PatchEmbed(size.width, patch, bias=not style.pre_norm)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        if style.registers:
+            self.register_tokens = nn.Parameter(torch.zeros(1, style.registers, size.width))
         self.pos_embed = nn.Parameter(sincos_positions(self.side, size.width))
+        self.norm_pre = nn.LayerNorm(size.width, style.eps) if style.pre_norm else nn.Identity()
         self.injector = injector
-        self.blocks = nn.Sequential(*(Block(size.width, size.heads) for _ in range(size.depth)))
-        self.norm = nn.LayerNorm(size.width, 1e-6)
+        self.blocks = nn.Sequential(*(Block(size, style) for _ in range(size.depth)))
+        self.norm = nn.LayerNorm(size.width, style.eps)
         nn.init.normal_(self.cls_token, std=0.02)
         for part in (self.patch_embed, self.blocks):
             part.apply(_initialise)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.patch or width % self.patch:
+        if height % self.patch or width % self.patch or not height or not width:
             raise ValueError(f"image sides must be multiples of the patch, {self.patch} px, got {height} x {width}")
         return height // self.patch, width // self.patch
 
     def encode(self, images: Tensor) -> Features:
+        prefix = 1 + self.style.registers
+        tokens = self.norm(self.blocks(self.embed(images)))
+        return Features(tokens[:, prefix:], tokens[:, 0])
+
+    def embed(self, images: Tensor) -> Tensor:
+        """What block 1 gets, [B, 1 + registers + N, D]: class token, registers, patches."""
         grid = self.grid(images.shape[2], images.shape[3])
         positions = self.positions(grid)
-        tokens = self.patch_embed(images) + positions[:, 1:]
+        tokens = self.norm_pre(self.patch_embed(images) + positions[:, 1:])
         if self.injector is not None:
             tokens = self.injector(tokens, images, grid)
-        cls = (self.cls_token + positions[:, :1]).expand(len(tokens), -1, -1)
-        tokens = self.norm(self.blocks(torch.cat([cls, tokens], dim=1)))
-        return Features(tokens[:, 1:], tokens[:, 0])
+        prefix = [self.norm_pre(self.cls_token + positions[:, :1])]
+        if self.style.registers:
+            prefix.append(self.register_tokens)
+        return torch.cat([*(token.expand(len(tokens), -1, -1) for token in prefix), tokens], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """The position embedding [1, 1 + N, D] for a grid of (rows, columns), class token first."""
-        if grid == (self.side, self.side):
-            return self.pos_embed
-        square = self.pos_embed[:, 1:].reshape(1, self.side, self.side, -1).permute(0, 3, 1, 2)
-        resized = functional.interpolate(square, grid, mode="bicubic", align_corners=False)
-        return torch.cat([self.pos_embed[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+        return resize_positions(self.pos_embed, (self.side, self.side), grid, self.style.antialias)
+
+
+def resize_positions(
+    positions: Tensor, grid: tuple[int, int], wanted: tuple[int, int], antialias: bool = False
+) -> Tensor:
+    """A position embedding [1, 1 + rows * columns, D] of one grid for another (bicubic); class token first."""
+    if grid == wanted:
+        return positions
+    patches = positions[:, 1:].reshape(1, *grid, -1).permute(0, 3, 1, 2)
+    resized = functional.interpolate(patches, wanted, mode="bicubic", align_corners=False, antialias=antialias)
+    return torch.cat([positions[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
 
 
 def sincos_positions(side: int, width: int) -> Tensor:
