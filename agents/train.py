@@ -24,6 +24,9 @@ from robovision.agents.plots import learning_curve
 from robovision.agents.policy import Policy, make_policy
 from robovision.agents.video import write_mosaic
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.encoders.build import build
+from robovision.encoders.checkpoints import find_weights, load_pretrained
+from robovision.encoders.names import find_spec
 from robovision.envs.demos import DemoOptions, collect, load
 from robovision.envs.registry import resolve as resolve_env
 from robovision.errors import UsageError
@@ -50,17 +53,18 @@ def resolve(config: TrainConfig) -> TrainConfig:
         threads=config.threads or cpu_count(),
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
-        encoder=_resolve_weights(config.encoder),
+        encoder=_resolve_weights(config.encoder, config.env.size),
         env=resolve_env(config.task, config.env),
     )
 
 
-def _resolve_weights(options: EncoderOptions) -> EncoderOptions:
-    """The options with the weight file's absolute path, after reading the file once."""
-    if options.weights is None:
+def _resolve_weights(options: EncoderOptions, image_size: int) -> EncoderOptions:
+    """The options with the weight file's absolute path, after loading the file once to see that it fits."""
+    if options.weights is None and not find_spec(options.name).needs_weights:
         return options
-    weights.load(options.weights)
-    return dataclasses.replace(options, weights=options.weights.resolve())
+    path = find_weights(options.name) if options.weights is None else options.weights
+    load_pretrained(build(options.name, image_size), path)
+    return dataclasses.replace(options, weights=path.resolve())
 
 
 def disk_space(config: TrainConfig) -> int:
@@ -114,7 +118,7 @@ class Training:
         sizes = demos.proprioception.shape[1], demos.actions.shape[1]
         policy = make_policy(config, *sizes)
         if config.encoder.weights is not None:
-            load_pretrained(policy, config.encoder.weights)
+            load_pretrained(policy.encoder, config.encoder.weights)
         policy.fit_actions(self.clips.actions)
         self.policy: Policy = policy.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = make_optimizer(self.policy, config.optimisation.weight_decay)
@@ -252,17 +256,6 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def load_pretrained(policy: Policy, path: Path) -> None:
-    """Fill the policy's ViT from a file; an adapter keeps its initial weights.
-
-    Raises:
-        UsageError: naming every missing, unexpected and misshapen tensor.
-    """
-    own = policy.encoder.state_dict()
-    adapter = {name: value for name, value in own.items() if name.startswith("injector.")}
-    weights.assign(policy.encoder, {**weights.load(path), **adapter}, str(path))
 
 
 def write_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, Judged]) -> None:

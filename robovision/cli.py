@@ -29,6 +29,7 @@ commands:
   evaluate   play episodes with a trained policy
   demos      record demonstrations, list the tasks, export to LeRobot
   lidar      evaluate detectors on point clouds, simulate a LiDAR
+  weights    list, fetch and check pretrained weights
   doctor     say what works on this machine
 
 `robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
@@ -97,6 +98,16 @@ The same options give the same files. Finished sequences stay when the command i
 examples:
   robovision lidar simulate --scenes 2 --frames 5 --out streets
   robovision lidar simulate --scenes 100 --sensor vlp-16 --seed 7 --out vlp"""
+
+WEIGHTS = """List the encoders and their weights, fetch weights from the Hugging Face Hub, check that a file fits.
+
+Checking loads a file as strictly as training does: every missing, unexpected or misshapen tensor is named, and
+nothing in the file is executed.
+
+examples:
+  robovision weights list
+  robovision weights fetch dinov2-vit-s14
+  robovision weights check clip-vit-b16 --file ViT-B-16.pt"""
 
 DOCTOR = """Say what works on this machine, and for each problem how to mend it.
 
@@ -169,6 +180,22 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The options of `robovision weights`."""
+
+    action: tyro.conf.Positional[Literal["list", "fetch", "check"]]
+    """What to do."""
+    name: tyro.conf.Positional[str | None] = None
+    """An encoder; without it, check looks at everything that is here."""
+    file: Path | None = None
+    """The weights to check; by default those that were fetched."""
+
+    def __post_init__(self) -> None:
+        if self.action == "fetch" and self.name is None:
+            raise UsageError("say which weights to fetch; robovision weights list shows them")
+
+
+@dataclass(frozen=True)
 class Doctor:
     """The options of `robovision doctor`."""
 
@@ -204,13 +231,16 @@ class LidarSimulate:
 GROUPS = {"lidar": LIDAR}
 """Commands that have commands of their own."""
 
-COMMANDS: dict[str, tuple[type[Train | Evaluate | Demos | Export | LidarEvaluate | LidarSimulate | Doctor], str]] = {
+COMMANDS: dict[
+    str, tuple[type[Train | Evaluate | Demos | Export | LidarEvaluate | LidarSimulate | Weights | Doctor], str]
+] = {
     "train": (Train, TRAIN),
     "evaluate": (Evaluate, EVALUATE),
     "demos": (Demos, DEMOS),
     "demos export": (Export, EXPORT),
     "lidar evaluate": (LidarEvaluate, LIDAR_EVALUATE),
     "lidar simulate": (LidarSimulate, LIDAR_SIMULATE),
+    "weights": (Weights, WEIGHTS),
     "doctor": (Doctor, DOCTOR),
 }
 
@@ -261,6 +291,8 @@ def _dispatch(arguments: list[str]) -> int:
             return _lidar_evaluate(options)
         case LidarSimulate():
             return _lidar_simulate(options)
+        case Weights():
+            return _weights(options)
         case _:
             from robovision.doctor import examine
 
@@ -431,6 +463,19 @@ def _lidar_evaluate(options: LidarEvaluate) -> int:
 
     result = evaluate(options.metric, options.truth, options.detections, options.out)
     print(f"{result.table()}\n\nnumbers and curves are in {options.out}")
+    return 0
+
+
+def _weights(options: Weights) -> int:
+    from robovision.encoders import checkpoints, inventory
+
+    match options.action:
+        case "list":
+            print(inventory.list_weights())
+        case "fetch":
+            print(checkpoints.fetch(options.name or ""))
+        case "check":
+            print(inventory.check_weights(options.name, options.file))
     return 0
 
 

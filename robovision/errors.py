@@ -20,3 +20,12 @@ def unknown(kind: str, name: str, valid: Iterable[str]) -> UsageError:
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
     advice = f"nearest: {', '.join(near)}" if near else f"there are: {', '.join(names)}"
     return UsageError(f"unknown {kind} {name!r}; {advice}")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it says nothing; at most 200 characters.
+
+    >>> first_line(ValueError("it is 3")), first_line(EOFError())
+    ('it is 3', 'EOFError')
+    """
+    return next(iter(str(error).splitlines()), type(error).__name__)[:200]

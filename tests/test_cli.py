@@ -58,6 +58,11 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["demos", "--out", "/dev/null/x"], "can't write /dev/null/x"),
         (["train", "--encoder.weights", "none.safetensors"], "there is no weight file"),
         (["demos", "--workers", "-1"], "--workers must not be negative, got -1"),
+        (["train", "--encoder.name", "clip-vit-b16"], "robovision weights fetch clip-vit-b16"),
+        (["train", "--encoder.name", "r3m-resnet50"], "r3m-resnet50 is a ResNet: use --encoder.adapter none"),
+        (["train", "--encoder.name", "dinov2-vit-s14"], "multiple of the patch, 14 pixels, got 64; nearest: 56 and 70"),
+        (["weights", "fetch"], "say which weights to fetch"),
+        (["weights", "fetch", "mvp-vit-b16"], "into"),
         (["evaluate"], "Missing from robovision evaluate"),
     ],
 )

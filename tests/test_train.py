@@ -24,8 +24,9 @@ from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
 from robovision.agents.evaluate import GROUP, Outcome, evaluate
 from robovision.agents.policy import History, Policy, make_policy
 from robovision.agents.report import evaluate_run, find_step
-from robovision.agents.train import Training, learning_rate, load_pretrained
+from robovision.agents.train import Training, learning_rate
 from robovision.agents.video import FAILED, SOLVED, mosaic
+from robovision.encoders.checkpoints import load_pretrained
 from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
 from robovision.run import Run
@@ -268,12 +269,12 @@ def test_pretrained_weights_load_strictly_and_leave_coins_gate_shut(tmp_path: Pa
     plain = make_policy(dataclasses.replace(TINY, encoder=EncoderOptions(adapter="none")), 4, 4).encoder
     weights.save(file, plain.state_dict())
     agent = make_policy(dataclasses.replace(TINY, encoder=EncoderOptions(weights=file)), 4, 4)
-    load_pretrained(agent, file)
+    load_pretrained(agent.encoder, file)
     images = torch.rand(1, 3, 32, 32)
     assert torch.equal(agent.encoder.eval()(images).tokens, plain.eval()(images).tokens)
     weights.save(file, {"norm.weight": torch.zeros(3)})
     with pytest.raises(UsageError, match=r"(?s)missing: cls_token.*misshapen: norm.weight is \[3\], not \[192\]"):
-        load_pretrained(agent, file)
+        load_pretrained(agent.encoder, file)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:
