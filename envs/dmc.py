@@ -11,6 +11,7 @@ import numpy as np
 from dm_control import suite
 from dm_control.suite import quadruped
 
+from robovision.envs import experts
 from robovision.envs.simulation import Joints, Scale, Simulation, Vector, unbounded
 
 EPISODE = 1000.0
@@ -49,6 +50,7 @@ class ControlSuite(Simulation):
         self._joints = Joints(self.model)
         self.proprioception_space = self._joints.space
         self.state_space = unbounded(len(self.state()))
+        self._expert = experts.find(f"dmc/{name}")
         self._return = 0.0
 
     def reset(self, random: np.random.Generator) -> None:
@@ -71,6 +73,10 @@ class ControlSuite(Simulation):
     def state(self) -> Vector:
         values = self._task.get_observation(self._physics).values()
         return np.concatenate([np.ravel(value) for value in values], dtype=np.float32)
+
+    def expert_action(self) -> Vector:
+        """What the shipped expert does; it was trained to hold each action for two control steps."""
+        return super().expert_action() if self._expert is None else self._expert(self.state())
 
     def judge(self) -> dict[str, Any]:
         return {"score": self._return / EPISODE}

@@ -44,8 +44,8 @@ def test_each_plays_what_it_would_play_alone(task: str) -> None:
                 single, info = alone.reset()
                 reward, ends = 0.0, (False, False)
             else:
-                single, reward, *ended, info = alone.step(chosen[member])
-                ends = (ended[0], ended[1])
+                single, gained, terminal, cut, info = alone.step(chosen[member])
+                reward, ends = float(gained), (terminal, cut)
             assert (rewards[member], terminated[member], truncated[member]) == (reward, *ends)
             over = any(ends)
     assert envs.workers_lost == 0
