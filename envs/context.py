@@ -67,10 +67,12 @@ class Context:
         if self._gl is None:
             return
         atexit.unregister(self.close)
-        with self.current():
-            self._mujoco.free()
+        restore = _restorer()
+        self._gl.make_current()
+        self._mujoco.free()
         self._gl.free()
         self._gl = None
+        restore()
 
 
 def _open(model: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:

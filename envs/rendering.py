@@ -30,8 +30,11 @@ class Quality:
     reflections: bool
 
 
-QUALITY = {"fast": Quality(512, 0, False), "fastest": Quality(0, 0, False)}
-"""What each preset changes; `exact` is not here because it changes nothing."""
+QUALITY = {"fast": Quality(640, 0, False), "fastest": Quality(0, 0, False)}
+"""What each preset changes; `exact` is not here because it changes nothing. Both also draw coarser meshes and spheres.
+With shadow maps under 640 pixels limbs get speckled. Without shadows textures under strong light are darker: OpenGL
+clips the light at one before it multiplies the texture, and a shadow's light comes in a pass of its own."""
+SHOWN = (0, 1, 2)
 ROUNDNESS = 16, 8
 """Sides around and along a sphere in every preset but `exact`: within a pixel until its radius is 50 of them."""
 PRESETS = ("exact", *QUALITY)
@@ -78,6 +81,9 @@ class Camera:
 def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1.0) -> Camera:
     """The camera of this name in the model, or the free view, with its field of view narrowed to the middle.
 
+    A camera that hangs upside down in its model gives its picture upside down, as the simulator does: MetaWorld's
+    corner, corner2, corner3 and corner4 do.
+
     Raises:
         UsageError: for a name that no camera of the model has, with the nearest ones, and for a crop
             outside (0, 1].
@@ -101,7 +107,7 @@ class Renderer:
         model: the model.
         size: side of the images in pixels.
         preset: `exact`, `fast` or `fastest`.
-        geomgroups: the groups of geoms to show; MuJoCo's default 0, 1, 2 without it.
+        geomgroups: the groups of geoms to show, MuJoCo's default 0, 1 and 2 if None.
         rangefinders: draw the rays of rangefinder sensors, as MuJoCo does and dm_control doesn't.
 
     Raises:
@@ -120,7 +126,8 @@ class Renderer:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
         quality = QUALITY.get(preset)
-        drawn = copy.copy(model) if quality is None else coarsened(model)
+        shown = SHOWN if geomgroups is None else geomgroups
+        drawn = copy.copy(model) if quality is None else coarsened(model, shown)
         drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         if quality is not None:
             drawn.vis.quality.shadowsize = quality.shadow_map
@@ -131,8 +138,7 @@ class Renderer:
         self._rect = mujoco.MjrRect(0, 0, size, size)
         self._options = mujoco.MjvOption()
         self._options.flags[mujoco.mjtVisFlag.mjVIS_RANGEFINDER] = rangefinders
-        if geomgroups is not None:
-            self._options.geomgroup[:] = [group in geomgroups for group in range(mujoco.mjNGROUP)]
+        self._options.geomgroup[:] = [group in shown for group in range(mujoco.mjNGROUP)]
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         if quality is not None:
             self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
