@@ -116,7 +116,7 @@ def test_a_killed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) 
         arguments = ["--resume", str(path)]
     answer = subprocess.run(COMMAND + arguments, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stderr
-    assert "success on fresh goals" in answer.stdout
+    assert "on fresh starts" in answer.stdout
     assert final_weights(path) == final_weights(finished.path)
     assert not list((path / "checkpoints").glob(".step-*"))
     ours, theirs = (json.loads((p / "results.json").read_text())["metrics"] for p in (path, finished.path))
