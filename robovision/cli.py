@@ -269,7 +269,7 @@ def _dispatch(arguments: list[str]) -> int:
     if name in GROUPS and (not rest or rest[0] in ("-h", "--help")):
         print(GROUPS[name])
         return 0
-    if name in GROUPS or " ".join(arguments[:2]) in COMMANDS:
+    if rest and (name in GROUPS or f"{name} {rest[0]}" in COMMANDS):
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         raise unknown("command", name, COMMANDS)

@@ -304,7 +304,7 @@ def test_a_mosaic_marks_success_green_and_failure_red() -> None:
         ({"task": "metaworld/hamer"}, "nearest: metaworld/hammer"),
         ({"demos": 0}, "at least 1 demonstration"),
         ({"noise": 5}, r"noise must lie in 0\.\.1"),
-        ({"env": dataclasses.replace(TINY.env, horizon=501)}, "at most 500 steps, got 501"),
+        ({"env": dataclasses.replace(TINY.env, horizon=501)}, "ends after 500 steps: horizon 501"),
         ({"history": 0}, "at least 1 image"),
         ({"env": dataclasses.replace(TINY.env, size=40)}, "multiple of the patch"),
         ({"threads": -1}, "must not be negative"),
