@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -27,7 +28,7 @@ class Context:
     """
 
     def __init__(self, model: mujoco.MjModel) -> None:
-        restore = None
+        restore: Callable[[], object] | None = None
         # half-made contexts print errors when they go
         hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
         try:
@@ -41,10 +42,13 @@ class Context:
             atexit.register(self.close)
         finally:
             sys.unraisablehook = hook
-            if restore is not None:
-                restore()
         if reason:
+            with contextlib.suppress(Exception):  # what could not be opened may not let go either
+                if restore is not None:
+                    restore()
             raise no_gl(reason)
+        if restore is not None:
+            restore()
 
     @contextmanager
     def current(self) -> Iterator[mujoco.MjrContext]:
