@@ -1,0 +1,36 @@
+"""What `robovision COMMAND` does: one module a group of commands, each command a frozen dataclass of its options.
+
+Importing these imports neither torch nor a simulator, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from robovision.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: the dataclass of its options, its help with examples, and what it does, returning an exit code."""
+
+    options: type
+    text: str
+    run: Callable[[Any], int]
+    prepare: Callable[[list[str]], tuple[list[str], Any]] | None = None
+    """Changes the arguments before they are parsed, and gives the options' defaults."""
+
+
+def check_workers(workers: int) -> None:
+    """Raise UsageError for a negative number of processes."""
+    if workers < 0:
+        raise UsageError(f"--workers must not be negative, got {workers}")
+
+
+def program() -> str:
+    """How to call this command again: by its name, or by its path where the shell would not find it."""
+    return "robovision" if shutil.which("robovision") else sys.argv[0]

@@ -1,0 +1,182 @@
+"""Train a control policy, evaluate one."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from robovision.agents.config import TrainConfig
+from robovision.commands import Command, check_workers, program
+from robovision.errors import UsageError
+from robovision.run import Run, differences
+
+TRAIN = """Train a control policy from pixels by behaviour cloning.
+
+With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them and
+evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
+episodes.csv and evaluation.mp4.
+
+examples:
+  robovision train
+  robovision train --task metaworld/hammer --seed 1 --out runs/hammer
+  robovision train --resume runs/hammer"""
+
+EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.
+
+examples:
+  robovision evaluate runs/hammer
+  robovision evaluate runs/hammer --checkpoint best --episodes 100 --seed 7 --horizon 500"""
+
+
+@dataclass(frozen=True)
+class Train:
+    """The options of `robovision train`."""
+
+    config: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+    out: Path | None = None
+    """The run folder; by default a new one under runs/."""
+    resume: Path | None = None
+    """Continue the run in this folder; the other options must not differ from the run's."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """The options of `robovision evaluate`."""
+
+    run: tyro.conf.Positional[Path]
+    """The run folder."""
+    checkpoint: str = "final"
+    """final, best (of the evaluated ones), or the number of a step."""
+    episodes: int = 25
+    """How many episodes, each with its own goal."""
+    seed: int = 1000
+    """Chooses the goals; the evaluations while training use the run's own seed."""
+    horizon: int | None = None
+    """Steps an episode; by default as in training."""
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores."""
+    out: Path | None = None
+    """Folder for results, CSV and video; by default a new one inside the run folder."""
+
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
+
+
+def _train(options: Train) -> int:
+    from robovision.agents.train import Training, disk_space, resolve
+
+    began = time.monotonic()
+    if options.resume is None:
+        config = resolve(options.config)
+        path = options.out or _new_folder(Path("runs"), config.task, config.seed)
+        run = Run.create(path, "train", config, disk_space(config))
+    else:
+        run = Run.open(options.resume)
+        config = run.config(TrainConfig)
+        changed = differences(config, options.config)
+        if changed or options.out is not None:
+            changed += ["--out: a resumed run stays in its folder"] if options.out else []
+            raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+    print(_plan(config, run.path))
+    try:
+        with run.lock():
+            metrics = Training(run, config).execute()
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with: {program()} train --resume {run.path}", file=sys.stderr)
+        return 130
+    print(_summary(run.path, {m.name: str(m) for m in metrics}, time.monotonic() - began))
+    return 0
+
+
+def _evaluate(options: Evaluate) -> int:
+    from robovision.agents.report import evaluate_run
+    from robovision.devices import cpu_count
+
+    run = Run.open(options.run)
+    out = options.out or options.run / "evaluations" / _evaluation_name(options)
+    config = run.config(TrainConfig)
+    config = dataclasses.replace(
+        config,
+        seed=options.seed,
+        workers=options.workers or cpu_count(),
+        env=config.env if options.horizon is None else dataclasses.replace(config.env, horizon=options.horizon),
+        evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
+    )
+    metrics = evaluate_run(run, config, options.checkpoint, out)
+    for metric in metrics:
+        print(f"{metric.name:<18} {metric}")
+    print(f"\nwatch      {out / 'evaluation.mp4'}\nnumbers    {out / 'results.json'}, {out / 'episodes.csv'}")
+    return 0
+
+
+def _resumed(arguments: Sequence[str]) -> Train:
+    """The defaults of `train`: with --resume, those of the run."""
+    for k, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag == "--resume":
+            path = value or next(iter(arguments[k + 1 : k + 2]), "")
+            if path and not path.startswith("-"):
+                return Train(config=Run.open(Path(path)).config(TrainConfig), resume=Path(path))
+    return Train()
+
+
+def _evaluation_name(options: Evaluate) -> str:
+    horizon = "" if options.horizon is None else f"-horizon{options.horizon}"
+    return f"{options.checkpoint}-seed{options.seed}-episodes{options.episodes}{horizon}"
+
+
+def _new_folder(parent: Path, task: str, seed: int) -> Path:
+    return parent / f"{task.replace('/', '-')}-seed{seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _plan(config: TrainConfig, path: Path) -> str:
+    encoder = config.encoder
+    adapter = " + CoIn" if encoder.adapter == "coin" else ""
+    start = (
+        f"pretrained weights of {encoder.weights}"
+        if encoder.weights
+        else "random weights (robovision's own pretrained encoder is not shipped yet)"
+    )
+    return (
+        f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"
+        f"policy    {encoder.name}{adapter} at {config.env.size} px from {start}\n"
+        f"computes  {config.device}, {config.optimisation.precision}, {config.threads} threads\n"
+        f"run       {path}"
+    )
+
+
+def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
+    video = path / "evaluation.mp4"
+    film = f"watch      {video}\n" if video.exists() else ""
+    labels = {"success": "success, at the last step", "success_any_step": "success, at any step"}
+    shown = {labels.get(name, name): text for name, text in metrics.items() if name != "training_time"}
+    results = "".join(f"  {label.replace('_', ', '):<28} {text}\n" for label, text in shown.items())
+    return (
+        f"\non fresh starts\n{results}"
+        f"time       {seconds / 60:.1f} min, of which training {metrics['training_time']}\n\n"
+        f"{film}"
+        f"curve      {path / 'curve.png'}\n"
+        f"numbers    {path / 'results.json'}, {path / 'episodes.csv'}\n"
+        f"weights    {path / 'checkpoints'}\n\n"
+        f"try next\n"
+        f"  {program()} evaluate {path} --episodes 100 --seed 7\n"
+        f"  {program()} train --task metaworld/button-press-topdown\n"
+        f"  {program()} demos --list"
+    )
+
+
+def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
+    return arguments, _resumed(arguments)
+
+
+COMMANDS = {
+    "train": Command(Train, TRAIN, _train, _prepare),
+    "evaluate": Command(Evaluate, EVALUATE, _evaluate),
+}
