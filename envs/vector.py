@@ -5,11 +5,10 @@ OpenGL contexts can be neither pickled nor forked: workers are spawned and build
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import multiprocessing
-import os
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -23,7 +22,9 @@ from numpy.typing import NDArray
 
 from robovision.devices import cpu_count
 from robovision.envs.env import Observation, PixelEnv
-from robovision.envs.registry import EnvOptions, make, make_simulation, resolve
+from robovision.envs.registry import EnvOptions, make_simulation, resolve
+from robovision.envs.vector_worker import Infos, Layout, Plan, serve
+from robovision.envs.workers import Raised
 from robovision.errors import UsageError
 from robovision.seeding import derive
 
@@ -32,38 +33,7 @@ ATTEMPTS = 3
 START = 120.0
 """Seconds that a worker may take to build its environments, on top of the timeout of a step."""
 
-Infos = dict[str, Any]
-Memory = dict[str, NDArray[Any]]
 Arrays = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class _Layout:
-    """Names, shapes and types of the arrays in the shared memory, each [count, ...]."""
-
-    arrays: tuple[tuple[str, tuple[int, ...], str], ...]
-
-    def size(self) -> int:
-        return sum(_padded(shape, kind) for _, shape, kind in self.arrays)
-
-    def views(self, memory: Any) -> Memory:
-        views, offset = {}, 0
-        for name, shape, kind in self.arrays:
-            count = int(np.prod(shape))
-            views[name] = np.frombuffer(memory, kind, count, offset).reshape(shape)
-            offset += _padded(shape, kind)
-        return views
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """What a worker needs to know: which environments of which task it plays."""
-
-    task: str
-    options: EnvOptions
-    members: tuple[int, ...]
-    layout: _Layout
-    alone: bool
 
 
 @dataclass
@@ -110,7 +80,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self._names = tuple(example.boxes)
         actions = (count, *self.single_action_space.shape)
         observed = [(name, (count, *np.shape(box.low)), box.low.dtype.str) for name, box in example.boxes.items()]
-        layout = _Layout(
+        layout = Layout(
             (
                 *observed,
                 *(("action", actions, "<f4"), ("reward", (count,), "<f8")),
@@ -125,7 +95,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self._in_a_row = 0
         processes = min(workers or cpu_count(), count)
         groups = [tuple(range(count))[k::processes] for k in range(processes)]
-        self._plans = [_Plan(task, options, group, layout, processes == 1) for group in groups]
+        self._plans = [Plan(task, options, group, layout, processes == 1) for group in groups]
         self._workers = [self._spawn(plan) for plan in self._plans]
 
     def reset(
@@ -181,10 +151,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         """Send a message to every worker and wait for all answers; replaces the workers that are lost."""
         for worker in self._workers:
             worker.deadline = max(worker.deadline, time.monotonic() + self._timeout)
-            try:
-                worker.pipe.send(message)
-            except (BrokenPipeError, ConnectionResetError):
-                worker.deadline = 0.0
+            self._tell(worker, message)
         infos: Infos = {}
         failures: list[Exception] = []
         lost = False
@@ -200,6 +167,12 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             raise failures[0]
         self._in_a_row = 0 if not lost else self._in_a_row
         return infos, lost
+
+    @staticmethod
+    def _tell(worker: _Worker, message: tuple[str, Any]) -> None:
+        """Send a message; a worker that is gone is found out when its answer is due."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            worker.pipe.send(message)
 
     def _ready(self, waiting: set[int]) -> list[int]:
         """Workers that have answered, died or overrun; waits until there is one."""
@@ -220,7 +193,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             worker.process.join(timeout=10)
             return f"died with exit code {worker.process.exitcode}"
         worker.deadline = 0.0
-        if isinstance(answer, _Failure):
+        if isinstance(answer, Raised):
             answer.error.add_note(f"in a worker process:\n{answer.trace}")
             failures.append(answer.error)
             return None
@@ -243,106 +216,11 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             infos.update(self._add_info(infos, {"worker_lost": f"the simulator's worker {reason}"}, env))
         self._workers[number] = self._spawn(self._plans[number])
         seeds = [derive(self._seed, "replaced", self.workers_lost, env) for env in range(self.num_envs)]
-        self._workers[number].pipe.send(("seed", seeds))
+        self._tell(self._workers[number], ("seed", seeds))
 
-    def _spawn(self, plan: _Plan) -> _Worker:
+    def _spawn(self, plan: Plan) -> _Worker:
         ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, plan, self._memory), daemon=True)
+        process = self._context.Process(target=serve, args=(theirs, plan, self._memory), daemon=True)
         process.start()
         theirs.close()
         return _Worker(process, ours, time.monotonic() + START + self._timeout)
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An exception inside a worker, on its way to the parent."""
-
-    error: Exception
-    trace: str
-
-
-class _Players:
-    """A worker's environments, which write what they see into the shared memory."""
-
-    def __init__(self, plan: _Plan, memory: Any) -> None:
-        if not plan.alone:
-            os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's own threads would fight over the cores
-        self._members = plan.members
-        self._views = plan.layout.views(memory)
-        self._envs = [make(plan.task, plan.options) for _ in plan.members]
-        self._fresh: list[int | None] = [None] * len(self._envs)
-        self._over = [True] * len(self._envs)
-
-    def seed(self, seeds: Sequence[int | None]) -> None:
-        """The seeds of the episodes that begin next."""
-        self._fresh = [seeds[member] for member in self._members]
-
-    def reset(self, seeds: Sequence[int | None]) -> list[Infos]:
-        fresh, self._fresh = self._fresh, [None] * len(self._envs)
-        given = [seeds[member] for member in self._members]
-        chosen = [own if seed is None else seed for seed, own in zip(given, fresh, strict=True)]
-        return [self._begin(k, seed) for k, seed in enumerate(chosen)]
-
-    def step(self, _: None) -> list[Infos]:
-        return [self._begin(k, self._take(k)) if over else self._move(k) for k, over in enumerate(self._over)]
-
-    def close(self) -> None:
-        for env in self._envs:
-            env.close()
-
-    def _take(self, number: int) -> int | None:
-        seed, self._fresh[number] = self._fresh[number], None
-        return seed
-
-    def _begin(self, number: int, seed: int | None) -> Infos:
-        observation, info = self._envs[number].reset(seed=seed)
-        self._write(number, observation, 0.0, False, False)
-        return info
-
-    def _move(self, number: int) -> Infos:
-        action = self._views["action"][self._members[number]].copy()
-        observation, reward, terminated, truncated, info = self._envs[number].step(action)
-        self._write(number, observation, float(reward), terminated, truncated)
-        return info
-
-    def _write(self, number: int, observation: Observation, reward: float, terminated: bool, truncated: bool) -> None:
-        member, views = self._members[number], self._views
-        for name, value in observation.items():
-            views[name][member] = value
-        views["reward"][member] = reward
-        views["terminated"][member], views["truncated"][member] = terminated, truncated
-        self._over[number] = terminated or truncated
-
-
-def _serve(pipe: Connection, plan: _Plan, memory: Any) -> None:
-    """The worker's life: build the environments, answer until the parent closes the pipe or is gone."""
-    try:
-        players = _Players(plan, memory)
-    except Exception as error:
-        pipe.send(_failure(error))
-        return
-    try:
-        while True:
-            kind, content = pipe.recv()
-            if kind == "seed":
-                players.seed(content)
-                continue
-            try:
-                answer: Any = getattr(players, kind)(content)
-            except Exception as error:
-                answer = _failure(error)
-            pipe.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
-        pass
-    finally:
-        players.close()
-
-
-def _failure(error: Exception) -> _Failure:
-    trace = traceback.format_exc()
-    return _Failure(error if isinstance(error, UsageError) else RuntimeError(repr(error)), trace)
-
-
-def _padded(shape: tuple[int, ...], kind: str) -> int:
-    """Bytes of an array, up to the next multiple of 64."""
-    return -(-int(np.prod(shape)) * np.dtype(kind).itemsize // 64) * 64

@@ -151,7 +151,7 @@ class WorkerPool(Generic[Item, Result]):
             raise _LostWorkerError(f"gave no answer within {self._timeout:g} s and was killed")
         worker.index = None
         worker.deadline = float("inf")
-        if isinstance(value, _Raised):
+        if isinstance(value, Raised):
             value.error.add_note(f"in a worker process:\n{value.trace}")
             raise value.error
         return value  # type: ignore[no-any-return]
@@ -162,7 +162,7 @@ class _LostWorkerError(Exception):
 
 
 @dataclass(frozen=True)
-class _Raised:
+class Raised:
     """An exception inside a job, on its way to the parent."""
 
     error: Exception
@@ -174,7 +174,7 @@ def _serve(pipe: Connection, build: Callable[[], Job[Any, Any]]) -> None:
     try:
         job = build()
     except Exception as error:
-        pipe.send(_raised(error))
+        pipe.send(raised(error))
         return
     try:
         while True:
@@ -182,7 +182,7 @@ def _serve(pipe: Connection, build: Callable[[], Job[Any, Any]]) -> None:
             try:
                 answer = job(item)
             except Exception as error:
-                answer = _raised(error)
+                answer = raised(error)
             pipe.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
         pass
@@ -190,6 +190,7 @@ def _serve(pipe: Connection, build: Callable[[], Job[Any, Any]]) -> None:
         job.close()
 
 
-def _raised(error: Exception) -> _Raised:
+def raised(error: Exception) -> Raised:
+    """The exception with its trace; one that is not ours as its text, since it may not be picklable."""
     trace = traceback.format_exc()
-    return _Raised(error if isinstance(error, UsageError) else RuntimeError(repr(error)), trace)
+    return Raised(error if isinstance(error, UsageError) else RuntimeError(repr(error)), trace)
