@@ -27,7 +27,7 @@ from robovision.devices import cpu_count, make_deterministic, resolve_device, re
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.names import find_spec
-from robovision.envs.demos import DemoOptions, collect, load
+from robovision.envs.demos import DemoOptions, collect, load, require_expert
 from robovision.envs.registry import resolve as resolve_env
 from robovision.errors import UsageError
 from robovision.files import write_csv
@@ -45,6 +45,7 @@ CHECKPOINTS_HELD = 6
 
 def resolve(config: TrainConfig) -> TrainConfig:
     """The config with every `auto` and 0 replaced by what it means on this machine."""
+    require_expert(config.task)
     device = resolve_device(config.device)
     precision = resolve_precision(config.optimisation.precision, device)
     return dataclasses.replace(

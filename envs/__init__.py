@@ -17,4 +17,12 @@ with contextlib.suppress(ModuleNotFoundError):  # without the extra `sim` there 
 
     register()
 
-__all__ = ["EnvOptions", "list_tasks", "make", "make_vec"]
+
+def list() -> None:  # noqa: A001  reads as robovision.envs.list()
+    """Print every task as a table: its steps, observation, camera, what judges it, whether it has an expert."""
+    from robovision.envs.demos import table
+
+    print(table())
+
+
+__all__ = ["EnvOptions", "list", "list_tasks", "make", "make_vec"]

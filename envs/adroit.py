@@ -51,6 +51,7 @@ class Adroit(Simulation):
         self._env = getattr(module, f"AdroitHand{name.capitalize()}Env")()
         self._name, self._rule = name, RULES[name]
         self.model, self.data = self._env.model, self._env.data
+        self.control_timestep = self._env.dt
         self.actions = self._env.action_space.shape[0]
         self.proprioception_space = spaces.Box(*position_bounds(self.model, np.arange(self._rule.joints)))
         self.state_space = unbounded(self._env.observation_space.shape[0])

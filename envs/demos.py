@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib.util
 import itertools
 import json
 import warnings
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robovision.envs.experts import available
 from robovision.envs.minari_dataset import (
     Publisher,
     Spaces,
@@ -36,6 +36,7 @@ from robovision.envs.minari_dataset import (
 )
 from robovision.envs.minari_episode import Episode, to_hdf5
 from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve
+from robovision.envs.tasks import TASKS
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
 from robovision.files import write_atomically
@@ -92,13 +93,31 @@ class Demonstrations:
 
 def experts() -> dict[str, str]:
     """For each task, how its expert came about: `scripted`, `trained`, or `none` if there is no expert."""
-    trained: set[str] = set()
-    if importlib.util.find_spec("robovision.envs.experts") is not None:
-        trained = set(importlib.import_module("robovision.envs.experts").available())
+    trained = available()
     return {
         task: "scripted" if task.startswith("metaworld/") else "trained" if task in trained else "none"
         for task in list_tasks()
     }
+
+
+def table() -> str:
+    """The tasks as text: how long an episode is, what is observed, what judges it, whether there is an expert."""
+    heads = ("task", "steps", "skip", "observation", "camera", "judged by", "expert")
+    kinds = experts()
+    rows = [
+        (t.name, str(t.horizon), str(t.frame_skip), ", ".join(t.observe), t.camera, t.measure, kinds[t.name])
+        for t in TASKS.values()
+    ]
+    widths = [max(len(row[k]) for row in (heads, *rows)) for k in range(len(heads))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in (heads, *rows)
+    )
+
+
+def require_expert(task: str) -> None:
+    """Raise UsageError unless the task has an expert."""
+    if experts().get(task, "none") == "none":
+        raise UsageError(f"{task} has no expert to record; `robovision demos --list` says which tasks have one")
 
 
 def collect(
@@ -116,6 +135,7 @@ def collect(
         UsageError: if the folder holds other demonstrations, naming what differs; if the task has no expert; if
             the disk is full, and then the episodes before are intact.
     """
+    require_expert(options.task)
     described = is_described(prepare(options, folder))
     missing = [k for k in range(options.episodes) if not (described and episode_path(folder, k).exists())]
     progress(options.episodes - len(missing))

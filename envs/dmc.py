@@ -42,7 +42,8 @@ class ControlSuite(Simulation):
         domain, task = name.split("-", 1)
         env = suite.load(domain, task, task_kwargs={"random": 0, "time_limit": float("inf")})
         self._physics, self._task = env.physics, env.task
-        self._substeps = round(env.control_timestep() / env.physics.timestep())
+        self.control_timestep = env.control_timestep()
+        self._substeps = round(self.control_timestep / env.physics.timestep())
         self.model, self.data = env.physics.model.ptr, env.physics.data.ptr
         spec = env.action_spec()
         self.actions = spec.shape[0]

@@ -35,12 +35,13 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
 
     observation_space: spaces.Dict  # type: ignore[assignment]
     action_space: spaces.Box  # type: ignore[assignment]
-    metadata = {"render_modes": ["rgb_array"], "render_fps": 30}  # noqa: RUF012
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
     render_mode = "rgb_array"
 
     def __init__(self, task: str, simulation: Simulation, options: EnvOptions, *, render: bool = True) -> None:
         self.task = task
         self.options = options
+        self.metadata = {**self.metadata, "render_fps": 1 / (simulation.control_timestep * options.frame_skip)}
         self._simulation = simulation
         self._steps = 0
         self._over = True

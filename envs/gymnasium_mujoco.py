@@ -27,6 +27,7 @@ class GymnasiumMujoco(Simulation):
         module = importlib.import_module(f"gymnasium.envs.mujoco.{_module(words)}_v5")
         self._env = getattr(module, "".join(word.capitalize() for word in words) + "Env")()
         self.model, self.data = self._env.model, self._env.data
+        self.control_timestep = self._env.dt
         space = self._env.action_space
         self.actions = space.shape[0]
         self._scale = Scale(space.low.astype(np.float64), space.high.astype(np.float64))

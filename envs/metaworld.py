@@ -38,6 +38,7 @@ class MetaWorld(Simulation):
         self._env.seeded_rand_vec = True
         self._expert = ENV_POLICY_MAP[f"{name}-v3"]()
         self.model, self.data = self._env.model, self._env.data
+        self.control_timestep = self._env.dt
         bounds = self._env.sawyer_observation_space
         self.state_space = spaces.Box(bounds.low.astype(np.float32), bounds.high.astype(np.float32))
         self.proprioception_space = spaces.Box(self.state_space.low[:4], self.state_space.high[:4])

@@ -78,6 +78,7 @@ class Mjcf(Simulation):
         self.data = mujoco.MjData(self.model)
         self._task = _task(path.with_suffix(".py"))
         self._substeps = max(1, round(self._task.control_timestep / self.model.opt.timestep))
+        self.control_timestep = self._substeps * self.model.opt.timestep
         self.actions = self.model.nu
         limited = self.model.actuator_ctrllimited.astype(bool)
         low, high = self.model.actuator_ctrlrange.T

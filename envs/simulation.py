@@ -31,6 +31,7 @@ class Simulation(ABC):
     Attributes:
         model, data: MuJoCo's.
         actions: numbers of an action.
+        control_timestep: seconds of one control step.
         proprioception_space, state_space: bounds of what `proprioception` and `state` return.
         cameras: free views by name, on top of those of the model.
         crop: share of a picture's width, in the middle, that the field's protocol keeps.
@@ -41,6 +42,7 @@ class Simulation(ABC):
     model: mujoco.MjModel
     data: mujoco.MjData
     actions: int
+    control_timestep: float
     proprioception_space: spaces.Box
     state_space: spaces.Box
     cameras: dict[str, View]

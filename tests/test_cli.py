@@ -41,6 +41,7 @@ def run_cli(*arguments: str) -> tuple[int, str]:
     [
         (["trian"], "unknown command 'trian'; nearest: train"),
         (["train", "--task", "metaworld/draw-open"], "nearest: metaworld/drawer-open"),
+        (["train", "--task", "mujoco/ant"], "mujoco/ant has no expert to record"),
         (["train", "--encoder.name", "vit-tinny"], "nearest: vit-tiny"),
         (["train", "--env.presett", "fast"], "--env.preset"),
         (["train", "--env.preset", "slow"], "fastest"),
@@ -120,8 +121,9 @@ def test_an_unwritable_place_is_said_before_anything_is_computed(tmp_path: Path)
 def test_demos_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demos", "--list"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert rows[0] == ["task", "expert"]
-    assert ["metaworld/drawer-open", "scripted"] in rows
+    assert rows[0] == ["task", "steps", "skip", "observation", "camera", "judged", "by", "expert"]
+    expected = ["metaworld/drawer-open", "500", "1", "pixels,", "proprioception", "top_cap2", "success", "scripted"]
+    assert expected in rows
 
 
 def test_the_doctor_finds_this_machine_able() -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+import robovision.envs
 from robovision.envs import EnvOptions, list_tasks, make
 from robovision.envs.env import PixelEnv
 from robovision.envs.gymnasium_ids import gymnasium_id
@@ -81,6 +82,14 @@ def test_the_listed_tasks_are_those_of_the_installed_simulators() -> None:
         if name.endswith("-v5") and "mujoco" in str(gymnasium.spec(name).entry_point)
     ]
     assert len(version) == sum(task.startswith("mujoco/") for task in list_tasks())
+
+
+def test_the_table_shows_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    robovision.envs.list()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["task", *list_tasks()]
+    expected = ["dmc/walker-walk", "500", "2", "pixels", "0", "score", "trained"]
+    assert expected in [line.split() for line in lines]
 
 
 @pytest.mark.parametrize("task", list_tasks())
@@ -244,6 +253,20 @@ def test_wrong_actions_are_refused(env: PixelEnv, action: np.ndarray, message: s
 def test_unknown_names_and_wrong_options_are_said(task: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make(task, **options)
+
+
+@pytest.mark.parametrize(
+    ("task", "skip", "rate"),
+    [("metaworld/reach", 1, 80), ("dmc/walker-walk", 2, 20), ("dmc/cheetah-run", 1, 100), ("mujoco/hopper", 1, 125)],
+)
+def test_the_rate_of_the_steps_is_the_simulators(task: str, skip: int, rate: float) -> None:
+    env = make(task, observe=("state",), frame_skip=skip)
+    assert env.metadata["render_fps"] == pytest.approx(rate)
+    env.reset(seed=0)
+    began = env._simulation.data.time
+    for _ in range(5):
+        env.step(np.zeros(env.action_space.shape, np.float32))
+    assert 5 / (env._simulation.data.time - began) == pytest.approx(rate)
 
 
 def test_defaults_are_the_tasks_own() -> None:

@@ -64,14 +64,12 @@ def _demos(options: Demos) -> int:
     from tqdm import tqdm
 
     from robovision.devices import cpu_count
-    from robovision.envs.demos import collect, experts, summarise
+    from robovision.envs.demos import collect, summarise, table
     from robovision.envs.minari_dataset import data_folder, dataset_id
     from robovision.progress import move
 
     if options.list:
-        known = experts()
-        width = max(len(task) for task in known)
-        print("\n".join([f"{'task':<{width}}  expert", *(f"{task:<{width}}  {kind}" for task, kind in known.items())]))
+        print(table())
         return 0
     path = options.out or Path("demos") / dataset_id(options.options.task)
     with tqdm(total=options.options.episodes, desc="demonstrations", unit="episode") as bar:
