@@ -54,6 +54,8 @@ class ExpertInfo:
     """Standard deviation of the return over the episodes."""
     versions: dict[str, str]
     """The libraries it was trained with."""
+    note: str = ""
+    """What differs from what the training command does."""
 
 
 class Expert:
