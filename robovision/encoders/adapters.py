@@ -67,8 +67,8 @@ class RoboAdapterBlock(nn.Module):
     """A block with a residual bottleneck behind its attention and another behind its MLP.
 
     The adapters of Sharma et al. (ICLR 2023, "Lossless adaptation") in the transformer's blocks, placed as in
-    Houlsby et al. (ICML 2019): h + up(gelu(down(h))) on what each sublayer adds, with 64 channels in between. The place in each block and the
-    GELU are inferred, not read in the paper.
+    Houlsby et al. (ICML 2019): h + up(gelu(down(h))) on what each sublayer adds, with 64 channels in between.
+    The place in each block and the GELU are inferred, not read in the paper.
     Their adapters of the first layer and of the policy head are not part of the encoder.
     """
 
