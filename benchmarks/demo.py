@@ -8,13 +8,12 @@ Prints the tables of benchmarks/README.md.
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 
 import numpy as np
 import torch
+from timing import seconds
 from torch.nn import functional
 
 from robovision.agents.config import TrainConfig
@@ -24,19 +23,6 @@ from robovision.envs import EnvOptions, make
 from robovision.envs.gl import choose_backend
 
 choose_backend()
-
-REPEATS = 5
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Median time of a call, after one to warm up."""
-    function()
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def simulators_own_way(size: int) -> Callable[[], object]:

@@ -9,8 +9,6 @@ opening a drawer; both formats are lossless and are checked to be.
 from __future__ import annotations
 
 import io
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -18,12 +16,12 @@ from typing import Any
 import h5py
 import numpy as np
 from numpy.typing import NDArray
+from timing import seconds
 
 from robovision.envs import EnvOptions, make
 from robovision.envs.minari_episode import Episode, to_hdf5
 
 STEPS = 130
-REPEATS = 5
 
 
 def frames(size: int, preset: str) -> NDArray[np.uint8]:
@@ -74,17 +72,6 @@ def from_hdf5(content: bytes) -> NDArray[Any]:
     with h5py.File(io.BytesIO(content), "r") as file:
         pixels: NDArray[Any] = file["observations/pixels"][()]
     return pixels
-
-
-def seconds(function: Callable[[], object]) -> float:
-    """Median time of a call, after one to warm up."""
-    function()
-    times = []
-    for _ in range(REPEATS):
-        began = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def main() -> None:
