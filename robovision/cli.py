@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 import robovision
-from robovision.commands import Command, demonstrations, doctor, lidar, policies, weights
+from robovision.commands import Command, bench, demonstrations, doctor, lidar, policies, weights
 from robovision.errors import UsageError, unknown
 
 HELP = """usage: robovision COMMAND [OPTIONS]
@@ -21,6 +21,7 @@ commands:
   demos      record demonstrations, list the tasks, export to LeRobot
   lidar      evaluate detectors on point clouds, simulate a LiDAR
   weights    list, fetch and check pretrained weights
+  bench      measure speed on this machine
   doctor     say what works on this machine
 
 `robovision COMMAND --help` lists a command's options and shows examples; `robovision --version` prints the version.
@@ -28,7 +29,7 @@ commands:
 example, a few minutes on two cores:
   robovision train"""
 
-GROUPS = {"lidar": lidar.GROUP}
+GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP}
 """Commands that have commands of their own."""
 
 COMMANDS: dict[str, Command] = {
@@ -36,6 +37,7 @@ COMMANDS: dict[str, Command] = {
     **demonstrations.COMMANDS,
     **lidar.COMMANDS,
     **weights.COMMANDS,
+    **bench.COMMANDS,
     **doctor.COMMANDS,
 }
 

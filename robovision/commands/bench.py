@@ -1,0 +1,59 @@
+"""Measure this machine: ours beside what a user would pick instead."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import tyro
+
+from robovision.commands import Command
+from robovision.errors import UsageError
+
+GROUP = """Measure speed on this machine, side by side with what you would pick instead.
+
+commands:
+  envs       frames a second of each preset against the simulator's own way
+
+`robovision bench COMMAND --help` lists a command's options."""
+
+ENVS = """Frames a second of each rendering preset against the simulator's own way, single and vectorised.
+
+The ways take turns in one process, and a ratio is the median over the turns: other work on the machine slows them
+alike. Prints tables in Markdown.
+
+examples:
+  robovision bench envs
+  robovision bench envs metaworld/hammer dmc/cheetah-run --sizes 128"""
+
+
+@dataclass(frozen=True)
+class Envs:
+    """The options of `robovision bench envs`."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which tasks; without any, two of MetaWorld, Adroit and the control suite, and one of Gymnasium."""
+    sizes: tuple[int, ...] = (84, 224)
+    """Sides of the images in pixels."""
+    rounds: int = 9
+    """How often each way takes its turn."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
+
+
+def _envs(options: Envs) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import envs
+    from robovision.progress import move
+
+    tasks = options.tasks or envs.TASKS
+    envs.check(tasks)
+    with tqdm(total=envs.count(tasks, options.sizes), desc="measurements", leave=False) as bar:
+        for text in envs.table(tasks, options.sizes, options.rounds, lambda done: move(bar, done)):
+            tqdm.write(f"{text}\n")
+    return 0
+
+
+COMMANDS = {"bench envs": Command(Envs, ENVS, _envs)}
