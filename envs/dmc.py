@@ -48,7 +48,7 @@ class ControlSuite(Simulation):
         spec = env.action_spec()
         self.actions = spec.shape[0]
         self._scale = Scale(*np.broadcast_arrays(spec.minimum, spec.maximum))
-        self._joints = Joints(self.model)
+        self._joints = Joints(self.model, self.data)
         self.proprioception_space = self._joints.space
         self.state_space = unbounded(len(self.state()))
         self._expert = experts.find(f"dmc/{name}")
@@ -69,7 +69,7 @@ class ControlSuite(Simulation):
         return reward, self._task.get_termination(self._physics) is not None
 
     def proprioception(self) -> Vector:
-        return self._joints.read(self.data)
+        return self._joints.read()
 
     def state(self) -> Vector:
         values = self._task.get_observation(self._physics).values()

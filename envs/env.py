@@ -20,6 +20,7 @@ from robovision.errors import UsageError, unknown
 Observation = dict[str, NDArray[Any]]
 Action = NDArray[np.float32]
 SPECTATOR_SIZE = 192
+ONE, MINUS_ONE = np.float32(1), np.float32(-1)
 
 
 class PixelEnv(gymnasium.Env[Observation, Action]):
@@ -185,11 +186,12 @@ def check_action(action: Action, size: int) -> Action:
     action = np.asarray(action, np.float32)
     if action.shape != (size,):
         raise UsageError(f"an action must have shape ({size},), got {action.shape}")
-    if not math.isfinite(action.sum()):  # quick, and right unless the sum itself overflows
+    if not math.isfinite(action.dot(action)):  # quick, and right unless the sum itself overflows
         bad = np.flatnonzero(~np.isfinite(action))
         if len(bad):
             raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
-    return np.minimum(np.maximum(action, -1.0), 1.0)
+    clipped = np.maximum(action, MINUS_ONE)
+    return np.minimum(clipped, ONE, out=clipped)
 
 
 def _not_drawn(data: object, camera: Camera) -> NDArray[Any]:

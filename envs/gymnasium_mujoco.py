@@ -31,7 +31,7 @@ class GymnasiumMujoco(Simulation):
         space = self._env.action_space
         self.actions = space.shape[0]
         self._scale = Scale(space.low.astype(np.float64), space.high.astype(np.float64))
-        self._joints = Joints(self.model)
+        self._joints = Joints(self.model, self.data)
         self.proprioception_space = self._joints.space
         self.state_space = unbounded(self._env.observation_space.shape[0])
         names = [self.model.camera(k).name for k in range(self.model.ncam)]
@@ -45,7 +45,7 @@ class GymnasiumMujoco(Simulation):
         return float(reward), bool(terminated)
 
     def proprioception(self) -> Vector:
-        return self._joints.read(self.data)
+        return self._joints.read()
 
     def state(self) -> Vector:
         return self._env._get_obs().astype(np.float32)  # type: ignore[no-any-return]

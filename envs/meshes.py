@@ -14,13 +14,16 @@ Indices = NDArray[np.intp]
 
 TOLERANCE = 0.003
 """How far a surface may move, as a share of its mesh's diagonal: under a pixel until the mesh fills 330 of them."""
+OVERVIEW, COARSEST = 0.0005, 0.02
+"""Small meshes may move by more: by a share of the model's extent, under a pixel until the model fills 2000 of them,
+but not by more than this share of their diagonal."""
 ROUNDS = (1 / 16,) * 3 + (1 / 4,) * 3 + (1,) * 4
 """Shares of the squared tolerance that one round after another allows, so that the cheapest go first."""
 UPPER = np.triu_indices(4)
 TWICE = np.where(UPPER[0] == UPPER[1], 1.0, 2.0)
 
 
-def coarsened(model: mujoco.MjModel, geomgroups: Sequence[int], tolerance: float = TOLERANCE) -> mujoco.MjModel:
+def coarsened(model: mujoco.MjModel, geomgroups: Sequence[int]) -> mujoco.MjModel:
     """A copy of the model whose shown meshes are drawn with fewer triangles; not for physics.
 
     Meshes with texture coordinates keep all of theirs. Vertices keep their numbers and places, so triangles and the
@@ -41,8 +44,8 @@ def coarsened(model: mujoco.MjModel, geomgroups: Sequence[int], tolerance: float
 
     low, high = (f.reduceat(vertices, model.mesh_vertadr) for f in (np.minimum, np.maximum))
     diagonal = np.sqrt(((high - low) ** 2).sum(1))
-    allowed = np.repeat(tolerance * diagonal, model.mesh_vertnum)
-    fewer = simplify(vertices, faces, allowed)
+    allowed = np.maximum(TOLERANCE * diagonal, np.minimum(OVERVIEW * model.stat.extent, COARSEST * diagonal))
+    fewer = simplify(vertices, faces, np.repeat(allowed, model.mesh_vertnum))
     nearest = _nearest_normals(model.mesh_normal, faces, normals, fewer, _unit(_cross(vertices, fewer)))
     mesh = np.repeat(np.arange(model.nmesh), model.mesh_vertnum)[fewer[:, 0]]
     for i in chosen:

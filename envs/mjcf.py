@@ -83,7 +83,7 @@ class Mjcf(Simulation):
         limited = self.model.actuator_ctrllimited.astype(bool)
         low, high = self.model.actuator_ctrlrange.T
         self._scale = Scale(np.where(limited, low, -np.inf), np.where(limited, high, np.inf))
-        self._joints = Joints(self.model)
+        self._joints = Joints(self.model, self.data)
         self.cameras = {} if self.model.ncam else {"0": _overview(self.model)}
         mujoco.mj_forward(self.model, self.data)
         own = self._task.observation(self.model, self.data)
@@ -106,7 +106,7 @@ class Mjcf(Simulation):
 
     def proprioception(self) -> Vector:
         own = self._task.observation(self.model, self.data)
-        return self._joints.read(self.data) if own is None else np.ravel(own).astype(np.float32)
+        return self._joints.read() if own is None else np.ravel(own).astype(np.float32)
 
     def state(self) -> Vector:
         return np.concatenate([self.data.qpos, self.data.qvel], dtype=np.float32)

@@ -23,20 +23,22 @@ CROP = 224 / 256
 
 @dataclass(frozen=True)
 class Quality:
-    """Side of the shadow map in pixels (0: no shadows), samples a pixel, and mirrors on or off."""
+    """Side of the shadow map in pixels (0: no shadows)."""
 
     shadow_map: int
-    samples: int
-    reflections: bool
 
 
-QUALITY = {"fast": Quality(640, 0, False), "fastest": Quality(0, 0, False)}
-"""What each preset changes; `exact` is not here because it changes nothing. Both also draw coarser meshes and spheres.
+QUALITY = {"fast": Quality(640), "fastest": Quality(0)}
+"""What each preset changes; `exact` is not here because it changes nothing. Both leave out multisampling and mirrors on
+the floor, and draw coarser meshes and spheres.
 With shadow maps under 640 pixels limbs get speckled. Without shadows textures under strong light are darker: OpenGL
 clips the light at one before it multiplies the texture, and a shadow's light comes in a pass of its own."""
 SHOWN = (0, 1, 2)
 ROUNDNESS = 16, 8
 """Sides around and along a sphere in every preset but `exact`: within a pixel until its radius is 50 of them."""
+FLOOR_SAMPLES = 4
+"""Samples a pixel where a floor is drawn in squares wider than the model, as under MuJoCo's ant: without
+multisampling, parts of such a square may miss the pass that adds the light which casts shadows."""
 PRESETS = ("exact", *QUALITY)
 
 
@@ -131,7 +133,7 @@ class Renderer:
         drawn.vis.global_.offwidth = drawn.vis.global_.offheight = size
         if quality is not None:
             drawn.vis.quality.shadowsize = quality.shadow_map
-            drawn.vis.quality.offsamples = quality.samples
+            drawn.vis.quality.offsamples = FLOOR_SAMPLES if quality.shadow_map and _has_wide_floor(model) else 0
             drawn.vis.quality.numslices, drawn.vis.quality.numstacks = ROUNDNESS
         self._model = model
         self._size = size
@@ -142,7 +144,7 @@ class Renderer:
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         if quality is not None:
             self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
-            self._scene.flags[FLAGS.mjRND_REFLECTION] = quality.reflections
+            self._scene.flags[FLAGS.mjRND_REFLECTION] = False
         self._context = Context(drawn)
 
     def pixels(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.uint8]:
@@ -209,3 +211,8 @@ class Renderer:
         with self._context.current() as context:
             mujoco.mjr_render(self._rect, scene, context)
             mujoco.mjr_readPixels(image, depth, self._rect, context)
+
+
+def _has_wide_floor(model: mujoco.MjModel) -> bool:
+    floors = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    return bool((model.geom_size[floors, 2] > model.stat.extent).any())

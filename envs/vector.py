@@ -24,7 +24,7 @@ from robovision.devices import cpu_count
 from robovision.envs.env import Observation, PixelEnv
 from robovision.envs.registry import EnvOptions, make_simulation, resolve
 from robovision.envs.vector_worker import Infos, Layout, Plan, serve
-from robovision.envs.workers import Raised
+from robovision.envs.workers import Raised, spawn
 from robovision.errors import UsageError
 from robovision.seeding import derive
 
@@ -87,8 +87,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
                 *(("terminated", (count,), "|b1"), ("truncated", (count,), "|b1")),
             )
         )
-        self._context = multiprocessing.get_context("spawn")
-        self._memory = self._context.RawArray(ctypes.c_byte, layout.size())
+        self._memory = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, layout.size())
         self._views = layout.views(self._memory)
         self._timeout = timeout
         self._seed = 0
@@ -219,8 +218,4 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self._tell(self._workers[number], ("seed", seeds))
 
     def _spawn(self, plan: Plan) -> _Worker:
-        ours, theirs = self._context.Pipe()
-        process = self._context.Process(target=serve, args=(theirs, plan, self._memory), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours, time.monotonic() + START + self._timeout)
+        return _Worker(*spawn(serve, plan, self._memory), time.monotonic() + START + self._timeout)

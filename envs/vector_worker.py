@@ -53,7 +53,7 @@ class Players:
 
     def __init__(self, plan: Plan, memory: Any) -> None:
         if not plan.alone:
-            os.environ.setdefault("LP_NUM_THREADS", "1")  # Mesa's own threads would fight over the cores
+            os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's own threads would fight over the cores
         self._members = plan.members
         self._views = plan.layout.views(memory)
         self._envs = [make(plan.task, plan.options) for _ in plan.members]

@@ -6,6 +6,7 @@ OpenGL contexts can be neither pickled nor forked: workers are spawned, and buil
 from __future__ import annotations
 
 import multiprocessing
+import sys
 import time
 import traceback
 from collections import deque
@@ -113,12 +114,7 @@ class WorkerPool(Generic[Item, Result]):
                     yield Done(index, result, lost[index])
 
     def _spawn(self) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._build), daemon=True)
-        process.start()
-        theirs.close()
-        return _Worker(process, ours)
+        return _Worker(*spawn(_serve, self._build))
 
     def _give(self, worker: _Worker, index: int, items: Sequence[Item]) -> None:
         worker.index = index
@@ -155,6 +151,26 @@ class WorkerPool(Generic[Item, Result]):
             value.error.add_note(f"in a worker process:\n{value.trace}")
             raise value.error
         return value  # type: ignore[no-any-return]
+
+
+def spawn(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Connection]:
+    """A new process that runs `target(pipe, *arguments)`, and our end of its pipe.
+
+    The process doesn't import the user's script again: nothing in it is needed there, and one without
+    `if __name__ == "__main__":` would start workers of its own.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
+    main = sys.modules["__main__"]
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    vars(main).update(dict.fromkeys(hidden))
+    try:
+        process.start()
+    finally:
+        vars(main).update(hidden)
+    theirs.close()
+    return process, ours
 
 
 class _LostWorkerError(Exception):

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -75,3 +77,16 @@ def refuse() -> Misbehaving:
 def test_an_error_while_building_is_raised_here() -> None:
     with WorkerPool[int, int](refuse, 1) as pool, pytest.raises(UsageError, match="can't be built"):
         list(pool.map([1]))
+
+
+def test_a_script_without_a_main_guard_may_start_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from robovision.envs import make_vec\n"
+        "print('once')\n"
+        "envs = make_vec('dmc/pendulum-swingup', 2, size=16, workers=2)\n"
+        "print(envs.reset(seed=0)[0]['pixels'].shape)\n"
+        "envs.close()\n"
+    )
+    output = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert output.stdout.split("\n")[:2] == ["once", "(2, 3, 16, 16)"]

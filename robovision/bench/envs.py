@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -151,16 +152,15 @@ def overhead(task: str, rounds: int) -> list[str]:
         own = stack.enter_context(closing(OwnWay(task, 64)))
         ours = stack.enter_context(closing(make(task, observe=("proprioception",), frame_skip=1)))
         own.reset()
-        actions = own.action_space.sample()
-        mine = ours.action_space.sample().astype(np.float32)
         ours.reset(seed=0)
+        theirs, mine = (itertools.cycle([space.sample() for _ in range(BARE)]) for space in _spaces(own, ours))
 
         def step() -> None:
-            *_, terminated, truncated, _ = ours.step(mine)
+            *_, terminated, truncated, _ = ours.step(next(mine))
             if terminated or truncated:
                 ours.reset()
 
-        speeds = compare({"own": lambda: own.bare(actions), "ours": step}, rounds, BARE)
+        speeds = compare({"own": lambda: own.bare(next(theirs)), "ours": step}, rounds, BARE)
     bare, wrapped = speeds["own"], speeds["ours"]
     return [task, f"{1 / bare.seconds:,.0f}", wrapped.rate(), f"{100 * (1 / wrapped.ratio - 1):.0f} %"]
 
@@ -184,6 +184,12 @@ def _seen(task: str, size: int, preset: str) -> dict[str, Any]:
         "cameras": (_camera(task),),
         "frame_skip": 1,
     }
+
+
+def _spaces(*envs: gymnasium.Env[Any, Any]) -> Iterator[spaces.Space[Any]]:
+    for env in envs:
+        env.action_space.seed(0)
+        yield env.action_space
 
 
 def _camera(task: str) -> str:
