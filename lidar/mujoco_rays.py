@@ -65,7 +65,7 @@ class Open3DScene:
     """
 
     def __init__(self, model: Any, data: Any) -> None:
-        self._open3d = _open3d()
+        self._open3d = import_open3d()
         self._scene = self._open3d.t.geometry.RaycastingScene()
         for geom in range(model.ngeom):
             vertices, faces = self._triangles(model, geom)
@@ -112,7 +112,8 @@ class Open3DScene:
         return vertices, np.asarray(shape.triangles)
 
 
-def _open3d() -> Any:
+def import_open3d() -> Any:
+    """Open3D, or UsageError where it can't be used."""
     try:
         import open3d  # type: ignore[import-untyped, unused-ignore]
     except ImportError as error:

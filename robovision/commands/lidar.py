@@ -1,4 +1,4 @@
-"""Evaluate detectors on point clouds, simulate a LiDAR."""
+"""Evaluate detectors on point clouds, simulate a LiDAR, look at point clouds."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from typing import Annotated, Literal
 import tyro
 
 from robovision.commands import Command, check_workers
+from robovision.errors import UsageError
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.view_options import ViewOptions
 
-GROUP = """Evaluate detectors on point clouds, and simulate a LiDAR.
+GROUP = """Evaluate detectors on point clouds, simulate a LiDAR, look at point clouds.
 
 commands:
   evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
   simulate   write sequences of a simulated LiDAR with exact boxes and flow
+  view       write bird's-eye pictures of point clouds with boxes, or open a viewer
 
 `robovision lidar COMMAND --help` lists a command's options."""
 
@@ -35,6 +38,18 @@ The same options give the same files. Finished sequences stay when the command i
 examples:
   robovision lidar simulate --scenes 2 --frames 5 --out streets
   robovision lidar simulate --scenes 100 --sensor vlp-16 --seed 7 --out vlp"""
+
+VIEW = """Write a bird's-eye picture of point clouds with their boxes, or open a viewer.
+
+Clouds: .bin (KITTI), .pcd.bin (nuScenes), .feather (Argoverse 2), .pcd, .ply, .npz, or folders of them. True boxes are
+found where KITTI, Argoverse 2 and the simulator have them; else they, and detections, are files or folders with a file
+of each cloud's name: .txt (KITTI), .npz, .feather (Argoverse 2), .parquet (Waymo), .json (nuScenes).
+
+examples:
+  robovision lidar view training/velodyne/000001.bin
+  robovision lidar view training/velodyne/000001.bin --detections results --score 0.3 --range 50
+  robovision lidar view lidar-scenes/0000 --out frames
+  robovision lidar view lidar-scenes/0000 --rerun street.rrd"""
 
 
 @dataclass(frozen=True)
@@ -65,6 +80,25 @@ class Simulate:
         check_workers(self.workers)
 
 
+@dataclass(frozen=True)
+class View:
+    """The options of `robovision lidar view`."""
+
+    clouds: tyro.conf.Positional[tuple[Path, ...]]
+    """Files, or folders of files."""
+    options: Annotated[ViewOptions, tyro.conf.arg(name="")] = ViewOptions()
+    out: Path = Path("view.png")
+    """The picture, a sheet if there are several clouds; a folder gets one picture for each."""
+    viewer: Literal["open3d", "rerun"] | None = None
+    """Open this viewer instead of writing a picture."""
+    rerun: Path | None = None
+    """Write a sequence to this Rerun file (.rrd) instead of a picture."""
+
+    def __post_init__(self) -> None:
+        if not self.clouds:
+            raise UsageError("name at least one point cloud, such as training/velodyne/000000.bin")
+
+
 def _evaluate(options: Evaluate) -> int:
     from robovision.lidar.evaluate import evaluate
 
@@ -86,7 +120,34 @@ def _simulate(options: Simulate) -> int:
     return 0
 
 
+def _view(options: View) -> int:
+    from tqdm import tqdm
+
+    from robovision.lidar import viewers
+    from robovision.lidar.frames import find_clouds, read_frame
+    from robovision.lidar.view import write_pictures
+    from robovision.progress import move
+
+    clouds = find_clouds(options.clouds)
+    if options.viewer is not None:
+        viewers.need_display()
+        viewers.show([read_frame(path, options.options) for path in clouds], options.viewer, options.options.color)
+        return 0
+    if options.rerun is not None:
+        with tqdm(clouds, desc="frames", unit="frame") as bar:
+            viewers.write_rerun(
+                options.rerun, (read_frame(path, options.options) for path in bar), options.options.color
+            )
+        print(f"{len(clouds)} frames in {options.rerun}; open it with: rerun {options.rerun}")
+        return 0
+    with tqdm(total=len(clouds), desc="frames", unit="frame") as bar:
+        write_pictures(clouds, options.options, options.out, lambda done: move(bar, done))
+    print(f"{len(clouds)} frame{'' if len(clouds) == 1 else 's'} in {options.out}")
+    return 0
+
+
 COMMANDS = {
     "lidar evaluate": Command(Evaluate, EVALUATE, _evaluate),
     "lidar simulate": Command(Simulate, SIMULATE, _simulate),
+    "lidar view": Command(View, VIEW, _view),
 }
