@@ -19,7 +19,7 @@ commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
   demos      record demonstrations, list the tasks, export to LeRobot
-  lidar      evaluate detectors on point clouds, simulate a LiDAR
+  lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   bench      measure speed on this machine
   doctor     say what works on this machine
