@@ -144,8 +144,8 @@ class Scale:
 
     def __init__(self, low: NDArray[Any], high: NDArray[Any]) -> None:
         bounded = (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
-        self._middle = np.where(bounded, (low + high) / 2, 0.0)
-        self._half = np.where(bounded, (high - low) / 2, 1.0)
+        low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
+        self._middle, self._half = (low + high) / 2, (high - low) / 2
         self._same = bool((self._middle == 0).all() and (self._half == 1).all())
 
     def __call__(self, action: Vector) -> NDArray[np.float64]:
