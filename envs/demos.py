@@ -95,7 +95,7 @@ def experts() -> dict[str, str]:
     """For each task, how its expert came about: `scripted`, `trained`, or `none` if there is no expert."""
     trained = available()
     return {
-        task: "scripted" if task.startswith("metaworld/") else "trained" if task in trained else "none"
+        task: "scripted" if task.startswith(("metaworld/", "lidar/")) else "trained" if task in trained else "none"
         for task in list_tasks()
     }
 

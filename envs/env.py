@@ -12,8 +12,9 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from robovision.envs.lidar import MountedLidar, parse_mount
 from robovision.envs.registry import EnvOptions
-from robovision.envs.rendering import Camera, Renderer, View, find_camera
+from robovision.envs.rendering import SHOWN, Camera, Renderer, View, find_camera
 from robovision.envs.simulation import Simulation
 from robovision.errors import UsageError, unknown
 
@@ -52,6 +53,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             simulation.hide_goal()
         draws = render and any(self._is_drawn(item) for item in options.observe)
         self._renderer = self._make_renderer(options.size) if draws else None
+        self._lidar = self._make_lidar() if "lidar" in options.observe else None
         self._readers = dict(self._read(item, suffix) for item in options.observe for suffix in self._views(item))
         self._stacks: dict[str, deque[NDArray[Any]]] = {}
         self.boxes = {name: self._space(name) for name in self._readers}
@@ -145,6 +147,9 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             return item, simulation.proprioception
         if item == "state":
             return item, simulation.state
+        if self._lidar is not None and item == "lidar":
+            lidar = self._lidar
+            return item, lambda: lidar.read(simulation.data)
         render: Callable[..., NDArray[Any]] = getattr(self._renderer, item, _not_drawn)
         camera, name = self._cameras[suffix], item + suffix
         if item == "pixels" and self.options.frame_stack > 1:
@@ -164,11 +169,18 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             return self._simulation.proprioception_space
         if name == "state":
             return self._simulation.state_space
+        if self._lidar is not None and name == "lidar":
+            return self._lidar.space
         if name.startswith("pixels"):
             return spaces.Box(0, 255, (3 * self.options.frame_stack, size, size), np.uint8)
         if name.startswith("depth"):
             return spaces.Box(0, np.inf, (1, size, size), np.float32)
         return spaces.Box(-1, np.iinfo(np.int32).max, (2, size, size), np.int32)
+
+    def _make_lidar(self) -> MountedLidar:
+        simulation = self._simulation
+        mount = parse_mount(self.options.lidar, simulation.mount)
+        return MountedLidar(simulation.model, mount, simulation.geomgroups or SHOWN)
 
     def _make_renderer(self, size: int) -> Renderer:
         simulation = self._simulation

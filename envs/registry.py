@@ -22,6 +22,7 @@ SIMULATIONS = {
     "dmc": "robovision.envs.dmc:ControlSuite",
     "adroit": "robovision.envs.adroit:Adroit",
     "mujoco": "robovision.envs.gymnasium_mujoco:GymnasiumMujoco",
+    "lidar": "robovision.envs.navigate:Navigate",
     "mjcf": "robovision.envs.mjcf:Mjcf",
 }
 """The class of each family; its module is imported when the first of its tasks is made."""
@@ -46,7 +47,10 @@ class EnvOptions:
     frame_stack: int = 1
     """How many images, oldest first, are stacked along the channels; at the start the first one repeats."""
     observe: tuple[Observable, ...] = ()
-    """What an observation holds: pixels, depth, segmentation, proprioception, state; empty: the task's own."""
+    """What an observation holds: pixels, depth, segmentation, proprioception, state, lidar; empty: the task's own."""
+    lidar: str = "default"
+    """The LiDAR and where it is, written as `sensor=planar on=torso pos=0,0,0.3 euler=0,0,90`: on a body or site,
+    metres, degrees; what is left out is the task's own. Sensors: planar, mini-16, vlp-16, hdl-64e and others."""
     show_goal: bool = True
     """Draw MetaWorld's mark at the goal, as the field's protocol does."""
 
@@ -123,7 +127,8 @@ def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelE
 
     Its observations are a dictionary of what `observe` names: `pixels`, uint8 [3, size, size], RGB;
     `depth`, float32 [1, size, size], metres; `segmentation`, int32 [2, size, size], object number and type;
-    `proprioception` and `state`, float32 vectors. Actions are float32 in -1..1, scaled to the actuators.
+    `proprioception` and `state`, float32 vectors; `lidar`, float32 [rings, columns], metres. Actions are
+    float32 in -1..1, scaled to the actuators.
 
     Args:
         task: family and name.

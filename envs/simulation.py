@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
+from robovision.envs.lidar import Mount
 from robovision.envs.rendering import View  # first: it chooses the backend that mujoco reads
 
 # isort: split
@@ -36,6 +37,7 @@ class Simulation(ABC):
         cameras: free views by name, on top of those of the model.
         crop: share of a picture's width, in the middle, that the field's protocol keeps.
         spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
+        mount: the LiDAR that the robot carries unless another is asked for.
         geomgroups, rangefinders: what the simulator's own pictures show; see `Renderer`.
     """
 
@@ -48,6 +50,7 @@ class Simulation(ABC):
     cameras: dict[str, View]
     crop: float = 1.0
     spectator: str
+    mount: Mount = Mount()
     geomgroups: tuple[int, ...] | None = None
     rangefinders: bool = True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Observable = Literal["pixels", "depth", "segmentation", "proprioception", "state"]
+Observable = Literal["pixels", "depth", "segmentation", "proprioception", "state", "lidar"]
 Measure = Literal["success", "score", "return"]
 
 
@@ -64,6 +64,7 @@ MUJOCO = {
     "walker2d": 1000,
 }
 """With Gymnasium's horizons."""
+FELT: tuple[Observable, ...] = ("lidar", "proprioception")
 
 BOTH: tuple[Observable, ...] = ("pixels", "proprioception")
 TASKS: dict[str, Task] = {
@@ -73,6 +74,7 @@ TASKS: dict[str, Task] = {
         *(Task(f"dmc/{name}", 2, 500, ("pixels",), "0", "score") for name in DMC),
         *(Task(f"adroit/{name}", 1, steps, BOTH, "vil_camera", "success") for name, steps in ADROIT.items()),
         *(Task(f"mujoco/{name}", 1, steps, BOTH, "track", "return") for name, steps in MUJOCO.items()),
+        Task("lidar/navigate", 1, 300, FELT, "top", "success"),
     )
 }
 """Every named task; `mjcf/PATH` comes on top."""

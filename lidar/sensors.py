@@ -87,6 +87,8 @@ SENSORS: dict[str, Callable[[], Sensor]] = {
     "os1-64": lambda: spinning(np.linspace(16.6, -16.6, 64), 1024, reach=(0.5, 120.0), noise=0.03),
     "os1-128": lambda: spinning(np.linspace(22.5, -22.5, 128), 1024, reach=(0.5, 120.0), noise=0.03),
     "solid-state": solid_state,
+    "planar": lambda: spinning(np.zeros(1), 180, reach=(0.0, 10.0), noise=0.01),
+    "mini-16": lambda: spinning(15.0 - 2 * np.arange(16), 180, reach=(0.1, 30.0), noise=0.02),
 }
 
 

@@ -17,7 +17,7 @@ class SimulateOptions:
     frames: int = 20
     """Frames a sequence."""
     sensor: str = "hdl-64e"
-    """hdl-64e, hdl-32e, vlp-16, os1-64, os1-128 or solid-state."""
+    """hdl-64e, hdl-32e, vlp-16, os1-64, os1-128, solid-state, planar or mini-16."""
     seed: int = 0
     """Chooses the scenes."""
 

@@ -21,7 +21,7 @@ from robovision.errors import UsageError
 from tests.helpers import TINY_ENV
 
 ALL = EnvOptions(size=24, preset="fastest", horizon=12, observe=("pixels", "proprioception", "state"))
-ONE_EACH = ("metaworld/drawer-open", "dmc/reacher-easy", "adroit/pen", "mujoco/half-cheetah")
+ONE_EACH = ("metaworld/drawer-open", "dmc/reacher-easy", "adroit/pen", "mujoco/half-cheetah", "lidar/navigate")
 
 CONSTANT = {
     "metaworld/": (range(4, 39), "objects that lie still or are absent, and goals at a fixed place"),

@@ -1,0 +1,146 @@
+"""A LiDAR on any MuJoCo model: what `observe=("lidar", ...)` reads, without noise and at one instant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import robovision.envs.rendering  # noqa: F401  first: it chooses the backend that mujoco reads
+
+# isort: split
+import mujoco
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from robovision.errors import UsageError, unknown
+from robovision.lidar.sensors import make_sensor
+
+EXAMPLE = "sensor=planar on=torso pos=0,0,0.3 euler=0,0,90"
+BEYOND = 1e-4
+"""Metres behind a part of the robot itself at which a ray goes on."""
+
+
+@dataclass(frozen=True)
+class Mount:
+    """Which sensor, and where it is.
+
+    Convention:
+        sensor: a name that `robovision.lidar.sensors.make_sensor` knows.
+        on: a body or site of the model; nothing for the body that the first movable joint belongs to.
+        pos: metres, in the frame of `on`.
+        euler: degrees, turns about the frame's x, then y, then z axis; the sensor looks along x, z is up.
+    """
+
+    sensor: str = "planar"
+    on: str = ""
+    pos: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
+
+
+def parse_mount(text: str, default: Mount | None = None) -> Mount:
+    """A mount from text; what the text leaves out is as in the default, and `default` leaves out everything.
+
+    >>> parse_mount("on=torso pos=0,0,0.3")
+    Mount(sensor='planar', on='torso', pos=(0.0, 0.0, 0.3), euler=(0.0, 0.0, 0.0))
+
+    Raises:
+        UsageError: if it is written otherwise.
+    """
+    default = default or Mount()
+    if text == "default":
+        return default
+    parts = {name: value for name, _, value in (part.partition("=") for part in text.split())}
+    try:
+        sensor, on = parts.pop("sensor", default.sensor), parts.pop("on", default.on)
+        pos = _three(parts.pop("pos")) if "pos" in parts else default.pos
+        euler = _three(parts.pop("euler")) if "euler" in parts else default.euler
+    except ValueError as error:
+        raise UsageError(f"the LiDAR {text!r} is not written like {EXAMPLE!r}: {error}") from error
+    if parts:
+        raise UsageError(f"the LiDAR {text!r} is not written like {EXAMPLE!r}: {', '.join(parts)} is unknown")
+    return Mount(sensor, on, pos, euler)
+
+
+class MountedLidar:
+    """Distances that a sensor measures from a model: exact, all rays at once, of everything but its own robot.
+
+    The robot is all that hangs on the same body of the world as the sensor; rays pass through it (an ego mask).
+    Geoms that the simulator's pictures don't show, and fully transparent ones, are not hit.
+
+    Args:
+        model: the model.
+        mount: which sensor, and where.
+        geomgroups: the groups of geoms that can be hit.
+
+    Raises:
+        UsageError: for an unknown sensor, body or site, naming the nearest ones.
+    """
+
+    def __init__(self, model: mujoco.MjModel, mount: Mount, geomgroups: Sequence[int]) -> None:
+        self._model = model
+        sensor = make_sensor(mount.sensor)
+        self._shape = len(sensor.elevations), len(sensor.azimuths)
+        self._near, self._far = sensor.reach
+        self._site, self._body = _find(model, mount.on)
+        self._pos = np.array(mount.pos)
+        self._rays = sensor.directions().astype(np.float64) @ _rotation(mount.euler).T
+        self._groups = np.isin(np.arange(mujoco.mjNGROUP), geomgroups).astype(np.uint8)
+        root = model.body_rootid[self._body]
+        self._own = (model.body_rootid == root)[model.geom_bodyid] & (root != 0)
+        self.space = spaces.Box(0.0, self._far, self._shape, np.float32)
+
+    def read(self, data: mujoco.MjData) -> NDArray[np.float32]:
+        """Metres, float32 [L, C]: ring 0 first, columns as they fire; the farthest reach where nothing comes back."""
+        if self._site >= 0:
+            turn, at = data.site_xmat[self._site].reshape(3, 3), data.site_xpos[self._site]
+        else:
+            turn, at = data.xmat[self._body].reshape(3, 3), data.xpos[self._body]
+        origin, geom = at + turn @ self._pos, np.zeros(1, np.int32)
+        distances = np.empty(len(self._rays))
+        for number, ray in enumerate(self._rays @ turn.T):
+            passed = 0.0
+            while True:
+                distance = mujoco.mj_ray(
+                    self._model, data, origin + passed * ray, ray, self._groups, 1, self._body or -1, geom
+                )
+                if distance < 0 or not self._own[geom[0]]:
+                    break
+                passed += distance + BEYOND
+            distances[number] = passed + distance if distance >= 0 else np.inf
+        measured = (distances >= self._near) & (distances <= self._far)
+        rings = np.where(measured, distances, self._far).reshape(self._shape[::-1]).T
+        return np.ascontiguousarray(rings, np.float32)
+
+
+def _find(model: mujoco.MjModel, name: str) -> tuple[int, int]:
+    """The number of the site, -1 for none, and of the body on which a sensor is."""
+    sites = [model.site(k).name for k in range(model.nsite)]
+    bodies = [model.body(k).name for k in range(model.nbody)]
+    if not name:
+        return -1, int(model.body_rootid[model.jnt_bodyid[0]]) if model.njnt else 0
+    if name in sites:
+        site = sites.index(name)
+        return site, int(model.site_bodyid[site])
+    if name not in bodies:
+        raise unknown("body or site", name, [*bodies, *sites])
+    return -1, bodies.index(name)
+
+
+def _three(text: str) -> tuple[float, float, float]:
+    x, y, z = (float(word) for word in text.split(","))
+    if not np.isfinite([x, y, z]).all():
+        raise ValueError(f"{text} is not finite")
+    return x, y, z
+
+
+def _rotation(euler: tuple[float, float, float]) -> NDArray[np.float64]:
+    """The matrix [3, 3] of turns by degrees about the fixed axes x, then y, then z."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(euler)):
+        turn = np.eye(3)
+        one, other = (axis + 1) % 3, (axis + 2) % 3
+        turn[one, one] = turn[other, other] = np.cos(angle)
+        turn[other, one], turn[one, other] = np.sin(angle), -np.sin(angle)
+        matrix = turn @ matrix
+    return matrix
