@@ -96,21 +96,34 @@ class MountedLidar:
             turn, at = data.site_xmat[self._site].reshape(3, 3), data.site_xpos[self._site]
         else:
             turn, at = data.xmat[self._body].reshape(3, 3), data.xpos[self._body]
-        origin, geom = at + turn @ self._pos, np.zeros(1, np.int32)
-        distances = np.empty(len(self._rays))
-        for number, ray in enumerate(self._rays @ turn.T):
-            passed = 0.0
-            while True:
-                distance = mujoco.mj_ray(
-                    self._model, data, origin + passed * ray, ray, self._groups, 1, self._body or -1, geom
-                )
-                if distance < 0 or not self._own[geom[0]]:
-                    break
-                passed += distance + BEYOND
-            distances[number] = passed + distance if distance >= 0 else np.inf
+        rays = self._rays @ turn.T
+        starts = np.tile(at + turn @ self._pos, (len(rays), 1))
+        distances, passed = np.zeros(len(rays)), np.zeros(len(rays))
+        going = np.arange(len(rays))
+        while len(going):
+            found, own = self._cast(data, starts[going], rays[going])
+            distances[going] = passed[going] + found
+            going, beyond = going[own], found[own, None] + BEYOND
+            passed[going] += beyond[:, 0]
+            starts[going] += beyond * rays[going]
         measured = (distances >= self._near) & (distances <= self._far)
         rings = np.where(measured, distances, self._far).reshape(self._shape[::-1]).T
         return np.ascontiguousarray(rings, np.float32)
+
+    def _cast(
+        self, data: mujoco.MjData, starts: NDArray[np.float64], rays: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Metres [R] to what each ray meets first, inf for nothing, and whether that is the robot itself.
+
+        One by one: `mj_multiRay` of MuJoCo 3.3.0 leaves out geoms of bodies that reach far around the origin.
+        """
+        model, groups, body, geom = self._model, self._groups, self._body or -1, np.zeros(1, np.int32)
+        distances, hit = [], []
+        for start, ray in zip(starts, rays, strict=True):
+            distances.append(mujoco.mj_ray(model, data, start, ray, groups, 1, body, geom))
+            hit.append(int(geom[0]))
+        found = np.array(distances)
+        return np.where(found < 0, np.inf, found), (found >= 0) & self._own[hit]
 
 
 def _find(model: mujoco.MjModel, name: str) -> tuple[int, int]:

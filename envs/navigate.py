@@ -21,8 +21,9 @@ SPEED, TURN = 1.0, 2.0
 """Metres and radians a second at an action of 1."""
 WHEEL, TRACK = 0.1, 0.2
 """Metres: radius of the wheels, and half of the distance between them."""
-SUBSTEPS = 10
-REACHED, COLLIDED, WAITING = 10.0, -10.0, -0.02
+LOOKS, SUBSTEPS = 5, 2
+"""How often a step looks for touches, and the simulator's steps before each."""
+REACHED, COLLIDED, WAITING = 10.0, -5.0, -0.02
 """Rewards of the goal, of a collision, and of every step; on top come the metres by which the goal gets nearer."""
 BOUND = np.array([20.0, 20.0, 3.0, 10.0], np.float32)
 
@@ -35,7 +36,7 @@ class Navigate(Simulation):
     speed, metres a second; turn rate, radians a second. State: the robot's place, heading (cosine, sine) and
     speeds, the goal, the movers' places and velocities, the obstacles' places and sizes, the walls.
 
-    Reward: metres nearer to the goal, -0.02 a step, 10 for the goal, -10 for a collision. `info` has `success` and
+    Reward: metres nearer to the goal, -0.02 a step, 10 for the goal, -5 for a collision. `info` has `success` and
     `collision`.
     """
 
@@ -47,11 +48,12 @@ class Navigate(Simulation):
     def __init__(self, name: str) -> None:
         self.model = mujoco.MjModel.from_xml_string(scene.mjcf())
         self.data = mujoco.MjData(self.model)
-        self.control_timestep = SUBSTEPS * self.model.opt.timestep
+        self.control_timestep = LOOKS * SUBSTEPS * self.model.opt.timestep
         self.proprioception_space = spaces.Box(-BOUND, BOUND)
         self.state_space = unbounded(10 + 4 * scene.MOVING + 4 * scene.STATIC)
         names = [self.model.body(k).name for k in range(self.model.nbody)]
         self._mocap = {name: self.model.body_mocapid[k] for k, name in enumerate(names) if name}
+        self._movers = [self._mocap[f"mover{k}"] for k in range(scene.MOVING)]
         self._robot = np.isin(self.model.geom_bodyid, [names.index(part) for part in ("robot", "left", "right")])
         self._floor = self.model.geom("floor").id
         self._layout = scene.make_layout(np.random.default_rng(0))
@@ -79,8 +81,8 @@ class Navigate(Simulation):
     def step(self, action: Vector) -> tuple[float, bool]:
         forward, turn = SPEED * float(action[0]), TURN * float(action[1])
         self.data.ctrl[:] = ((forward - TRACK * turn) / WHEEL, (forward + TRACK * turn) / WHEEL)
-        for _ in range(SUBSTEPS):  # a touch may be over before the step is
-            mujoco.mj_step(self.model, self.data)
+        for _ in range(LOOKS):  # a touch may be over before the step is
+            mujoco.mj_step(self.model, self.data, nstep=SUBSTEPS)
             self._move()
             self._collision = self._collision or self._touches()
         mujoco.mj_kinematics(self.model, self.data)  # observations see where things are now
@@ -144,8 +146,7 @@ class Navigate(Simulation):
 
     def _move(self) -> None:
         """Put the movers where they are now."""
-        for k, place in enumerate(self._layout.movers(self.data.time)):
-            self._put(f"mover{k}", (*place, 0.7))
+        self.data.mocap_pos[self._movers, :2] = self._layout.movers(self.data.time)
 
     def _put(self, name: str, place: Any, yaw: float = 0.0) -> None:
         self.data.mocap_pos[self._mocap[name]] = place
