@@ -180,6 +180,8 @@ def identity(options: DemoOptions) -> dict[str, Any]:
     """What must agree for demonstrations to lie in one dataset, as JSON gives it back."""
     asked = dataclasses.asdict(dataclasses.replace(options, env=resolve(options.task, options.env)))
     del asked["episodes"]
+    if "lidar" not in asked["env"]["observe"]:
+        del asked["env"]["lidar"]  # it makes no difference, and older datasets do not say
     content: dict[str, Any] = json.loads(json.dumps(asked, default=str))
     return content
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from robovision.envs import make, make_vec
-from robovision.envs.demos import DemoOptions, collect, summarise
+from robovision.envs.demos import DemoOptions, collect, identity, summarise
 from robovision.envs.lidar import Mount, MountedLidar, parse_mount
 from robovision.envs.minari_dataset import main_path
 from robovision.envs.navigate import Navigate
@@ -225,6 +225,15 @@ def test_demonstrations_hold_the_ranges(tmp_path: Path) -> None:
     assert summarise(tmp_path / "demos", 1).startswith("1 demonstrations, 1 successful")
     with h5py.File(main_path(tmp_path / "demos")) as file:
         assert file["episode_0/observations/lidar"].shape[1:] == (1, 180)
+
+
+def test_the_lidar_tells_demonstrations_apart_only_where_it_is_observed() -> None:
+    for observe, same in ((("state",), True), (("state", "lidar"), False)):
+        one, other = (
+            identity(DemoOptions(env=EnvOptions(observe=observe, lidar=lidar)))  # type: ignore[arg-type]
+            for lidar in ("default", "sensor=mini-16")
+        )
+        assert (one == other) == same
 
 
 def test_vectorised_it_is_the_same() -> None:
