@@ -91,7 +91,7 @@ def _try_layout(random: np.random.Generator) -> Layout | None:
     start, goal = random.uniform(-1, 1, (2, 2)) * (half - 0.9)
     path = random.uniform(-1, 1, (MOVING, 2, 2)) * (half - 0.7)
     length = np.linalg.norm(path[:, 1] - path[:, 0], axis=1)
-    speed, phase = random.uniform(0.2, 0.6, MOVING), random.uniform(0, 30, MOVING)
+    speed, phase = random.uniform(0.1, 0.4, MOVING), random.uniform(0, 30, MOVING)
     size = random.uniform(0.2, 0.5, (STATIC, 2))
     size[::2, 1] = size[::2, 0]
     around = np.where(np.arange(STATIC) % 2, np.linalg.norm(size, axis=1), size[:, 0])
