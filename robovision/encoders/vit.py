@@ -73,10 +73,20 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
+        out = _attend(*self._heads(x))
+        return self.proj(out.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+    def weights(self, x: Tensor) -> Tensor:
+        """How much each token [B, N, D] attends to each, [B, heads, N, N]; the rows sum to 1."""
+        q, k, _ = self._heads(x)
+        scores: Tensor = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        return scores.softmax(-1)
+
+    def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each [B, heads, N, D / heads]."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        out = _attend(q, k, v)
-        return self.proj(out.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        return q, k, v
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,0 +1,1 @@
+"""Symmetry as an instrument: groups, their action on data, and how far a model answers in kind."""
