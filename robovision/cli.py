@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import tyro
 
 import robovision
-from robovision.commands import Command, bench, demonstrations, doctor, lidar, policies, weights
+from robovision.commands import Command, bench, demonstrations, doctor, lidar, policies, symmetry, weights
 from robovision.errors import UsageError, unknown
 
 HELP = """usage: robovision COMMAND [OPTIONS]
@@ -21,6 +21,7 @@ commands:
   demos      record demonstrations, list the tasks, export to LeRobot
   lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
+  symmetry   how an encoder answers when the image moves or turns
   bench      measure speed on this machine
   doctor     say what works on this machine
 
@@ -37,6 +38,7 @@ COMMANDS: dict[str, Command] = {
     **demonstrations.COMMANDS,
     **lidar.COMMANDS,
     **weights.COMMANDS,
+    **symmetry.COMMANDS,
     **bench.COMMANDS,
     **doctor.COMMANDS,
 }
