@@ -36,7 +36,7 @@ class SpatialPrior(nn.Module):
             self.project_quarter = nn.Conv2d(stem, width, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images)
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))  # half as slow again on a CPU otherwise
         maps = []
         for down, project in zip(self.down, self.project, strict=True):
             x = down(x)
@@ -82,24 +82,48 @@ class DeformableAttention(nn.Module):
 
         Args:
             query: [B, Q, D].
-            reference: [Q, 2], x and y in 0..1 of the image, shared by all levels.
+            reference: [Q, 2], x and y in 0..1 of the image, shared by all levels; in full precision, in which the
+                positions are then computed.
             values: [B, sum of H * W, D], the levels' maps flattened row by row, one after the other.
             sizes: (H, W) of each level.
         """
         b, q, d = query.shape
         offsets = self.offsets(query).view(b, q, self.heads, LEVELS, POINTS, 2)
         weights = self.weights(query).view(b, q, self.heads, LEVELS * POINTS).softmax(-1)
-        extent = query.new_tensor([(w, h) for h, w in sizes])
-        where = 2 * (reference[:, None, None, None] + offsets / extent[:, None]) - 1
-        where = where.permute(0, 2, 3, 1, 4, 5).flatten(0, 1)
-        maps = self.value(values).view(b, -1, self.heads, d // self.heads).permute(0, 2, 3, 1).flatten(0, 1)
-        seen = [
-            functional.grid_sample(m.unflatten(2, size), where[:, level], align_corners=False)
-            for level, (m, size) in enumerate(zip(maps.split([h * w for h, w in sizes], 2), sizes, strict=True))
-        ]
-        weights = weights.transpose(1, 2).reshape(b * self.heads, 1, q, LEVELS * POINTS)
-        out = (torch.cat(seen, dim=3) * weights).sum(3)
-        return self.output(out.view(b, d, q).transpose(1, 2))  # type: ignore[no-any-return]
+        extent = torch.tensor([(w, h) for h, w in sizes], device=query.device)
+        place = reference[:, None, None, None] * extent[:, None] + offsets - 0.5
+        cells, shares = _corners(place, extent)
+        shares = shares * weights.view(*offsets.shape[:-1], 1)
+        first = torch.tensor([0, *itertools.accumulate(h * w for h, w in sizes)][:-1], device=query.device)
+        batch = torch.arange(b, device=query.device).view(b, 1, 1, 1, 1, 1) * values.shape[1]
+        head = torch.arange(self.heads, device=query.device).view(-1, 1, 1, 1)
+        rows = (batch + first[:, None, None] + cells) * self.heads + head
+        table = self.value(values).view(-1, d // self.heads).to(shares.dtype)
+        seen = functional.embedding_bag(
+            rows.view(b * q * self.heads, -1), table, per_sample_weights=shares.view(b * q * self.heads, -1), mode="sum"
+        )
+        return self.output(seen.view(b, q, d).to(query.dtype))  # type: ignore[no-any-return]
+
+
+def _corners(place: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
+    """The four cells around each place on its map, and the share of each in linear interpolation, 0 outside.
+
+    Args:
+        place: [..., LEVELS, POINTS, 2], x and y in cells, the first cell's centre at 0.
+        extent: [LEVELS, 2], columns and rows of each map.
+
+    Returns:
+        Numbers of the cells, row by row, int64, and shares, both [..., LEVELS, POINTS, 4].
+    """
+    low = place.detach().floor()
+    part = place - low
+    corner = low.long()[..., None, :] + torch.tensor([(0, 0), (1, 0), (0, 1), (1, 1)], device=place.device)
+    limit = extent[:, None, None]
+    inside = ((corner >= 0) & (corner < limit)).all(-1)
+    corner = corner.clamp(min=torch.zeros_like(limit), max=limit - 1)
+    x, y = part.unbind(-1)
+    shares = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
+    return corner[..., 1] * limit[..., 0] + corner[..., 0], shares * inside
 
 
 class CoIn(Injector):
@@ -130,7 +154,8 @@ class CoIn(Injector):
         values = torch.cat(
             [m.flatten(2).transpose(1, 2) + e for m, e in zip(maps, self.level_embed, strict=True)], dim=1
         )
-        seen = self.attention(self.query_norm(tokens), patch_centres(grid).to(tokens), self.value_norm(values), sizes)
+        centres = patch_centres(grid).to(tokens.device, torch.promote_types(tokens.dtype, torch.float32))
+        seen = self.attention(self.query_norm(tokens), centres, self.value_norm(values), sizes)
         return tokens + self.gamma * seen  # type: ignore[no-any-return]
 
 
