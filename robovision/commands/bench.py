@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import tyro
 
 from robovision.commands import Command
+from robovision.devices import Device
 from robovision.errors import UsageError
 
 GROUP = """Measure speed on this machine, side by side with what you would pick instead.
 
 commands:
   envs       frames a second of each preset against the simulator's own way
+  encoders   images a second of the encoders against transformers, and what CoIn adds
 
 `robovision bench COMMAND --help` lists a command's options."""
 
@@ -24,6 +26,16 @@ alike. Prints tables in Markdown.
 examples:
   robovision bench envs
   robovision bench envs metaworld/hammer dmc/cheetah-run --sizes 128"""
+
+ENCODERS = """Images a second of the encoders against those of transformers, forward and with backward, in float32 and
+bfloat16; what CoIn adds to the time; and the peak memory of a pass.
+
+All weights are random. The ways take turns in one process, and a ratio is the median over the turns. Prints tables in
+Markdown.
+
+examples:
+  robovision bench encoders
+  robovision bench encoders vit-base dinov2-vit-b14 --size 224 --batch 16"""
 
 
 @dataclass(frozen=True)
@@ -42,6 +54,27 @@ class Envs:
             raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
 
 
+@dataclass(frozen=True)
+class Encoders:
+    """The options of `robovision bench encoders`."""
+
+    encoders: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which encoders; without any, the usual ones at the sizes at which they are used."""
+    size: int = 224
+    """Side of the images in pixels, for the encoders that are named."""
+    batch: int = 8
+    """Images in one pass, for the encoders that are named."""
+    rounds: int = 9
+    """How often each way takes its turn."""
+    device: Device = "auto"
+    """Where; auto: on a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "rounds"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
 def _envs(options: Envs) -> int:
     from tqdm import tqdm
 
@@ -56,4 +89,20 @@ def _envs(options: Envs) -> int:
     return 0
 
 
-COMMANDS = {"bench envs": Command(Envs, ENVS, _envs)}
+def _encoders(options: Encoders) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import encoders
+
+    cases = [encoders.Case(name, options.size, options.batch) for name in options.encoders] or encoders.CASES
+    encoders.check(cases)
+    with tqdm(total=encoders.count(cases), desc="measurements", leave=False) as bar:
+        for text in encoders.table(cases, options.rounds, options.device, bar.update):
+            tqdm.write(f"{text}\n")
+    return 0
+
+
+COMMANDS = {
+    "bench envs": Command(Envs, ENVS, _envs),
+    "bench encoders": Command(Encoders, ENCODERS, _encoders),
+}
