@@ -21,12 +21,12 @@ class Batch:
     """C clips of L predicted frames, F = L + history - 1 frames in all.
 
     Convention:
-        images: uint8 [C, F, 3, H, W].
+        frames: [C, F, ...], images in uint8 [3, H, W], or what `Clips.frames` was replaced by.
         valid: bool [C, L], which of the predicted frames lie inside their episode; of these there are M.
         proprioception: float32 [M, P] and actions: float32 [M, A], row by row.
     """
 
-    images: Tensor
+    frames: Tensor
     valid: Tensor
     proprioception: Tensor
     actions: Tensor
@@ -35,14 +35,15 @@ class Batch:
 class Clips:
     """All frames of the demonstrations, and random clips of them, every frame equally often.
 
-    `actions` are those of all frames, float32 [N, A]. The demonstrations' memory is shared, not copied.
+    `actions` are those of all frames, float32 [N, A]. The demonstrations' memory is shared, not copied. `frames` are
+    the images, uint8 [N, 3, H, W]; without random shifts they may be replaced by their features, [N, ...].
 
     Raises:
         UsageError: if a demonstration holds NaN or infinite numbers, naming it.
     """
 
     def __init__(self, demonstrations: Demonstrations, history: int, clip: int, shift: int, seed: int) -> None:
-        self._pixels = torch.from_numpy(demonstrations.pixels)
+        self.frames = torch.from_numpy(demonstrations.pixels)
         self._proprioception = torch.from_numpy(demonstrations.proprioception)
         self.actions = torch.from_numpy(demonstrations.actions)
         lengths = torch.from_numpy(demonstrations.lengths)
@@ -74,8 +75,8 @@ class Clips:
         inside = (time >= 0) & (time < self._lengths[episode])
         valid = inside[:, self._history - 1 :]
         predicted = frame[:, self._history - 1 :][valid]
-        images = random_shift(self._pixels[frame], self._shift, generator)
-        return Batch(images, valid, self._proprioception[predicted], self.actions[predicted])
+        frames = random_shift(self.frames[frame], self._shift, generator)
+        return Batch(frames, valid, self._proprioception[predicted], self.actions[predicted])
 
 
 def random_shift(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:

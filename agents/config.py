@@ -11,6 +11,9 @@ from robovision.encoders.names import Adapter, check_adapter, check_image_size, 
 from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError
 
+SHIFT = 4
+"""Pixels by which images are shifted at random if nothing else is said."""
+
 
 @dataclass(frozen=True)
 class EncoderOptions:
@@ -55,8 +58,9 @@ class Optimisation:
     """Weight decay of AdamW, on matrices only."""
     gradient_norm: float = 1.0
     """Gradients are clipped to this norm."""
-    shift: int = 4
-    """Images are shifted at random by up to this many pixels."""
+    shift: int | None = None
+    """Images are shifted at random by up to this many pixels; by default 4, or 0 with a frozen encoder, whose features
+    are then encoded once and kept on disk."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     precision: Precision = "auto"
@@ -67,8 +71,9 @@ class Optimisation:
             if not getattr(self, name) > 0:
                 raise UsageError(f"optimisation.{name} must be positive, got {getattr(self, name)}")
         for name in ("weight_decay", "shift"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"optimisation.{name} must not be negative, got {getattr(self, name)}")
+            value = getattr(self, name)
+            if value is not None and not value >= 0:
+                raise UsageError(f"optimisation.{name} must not be negative, got {value}")
         if self.batch < 2:
             raise UsageError("optimisation.batch must be at least 2: the policy normalises over the batch")
         if self.batch % self.clip:
@@ -115,6 +120,13 @@ class TrainConfig:
     """Threads that train on the CPU; 0: as many as there are cores. On the CPU they decide the last bits."""
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores. They don't change the result."""
+
+    @property
+    def shift(self) -> int:
+        """By how many pixels images are shifted at random at most."""
+        if self.optimisation.shift is None:
+            return 0 if self.encoder.train == "frozen" else SHIFT
+        return self.optimisation.shift
 
     def __post_init__(self) -> None:
         seen = resolve(self.task, self.env)

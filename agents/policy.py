@@ -60,9 +60,13 @@ class Policy(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """One vector [N, D] an image [N, 3, H, W]."""
         features: Features = self.encoder(images)
+        return self.read(features.pooled if self.readout is None else features.tokens)
+
+    def read(self, features: Tensor) -> Tensor:
+        """One vector [N, D] from what is read of the encoder, tokens [N, T, W] or pooled vectors [N, D]."""
         if self.readout is None:
-            return features.pooled
-        return self.readout(features.tokens).flatten(1)  # type: ignore[no-any-return]
+            return features
+        return self.readout(features).flatten(1)  # type: ignore[no-any-return]
 
     def act(self, embedded: Tensor, proprioception: Tensor) -> Tensor:
         """Actions [B, A] from embedded histories [B, H, D], oldest first, and proprioception [B, P]."""

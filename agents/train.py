@@ -26,6 +26,7 @@ from robovision.agents.video import write_mosaic
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
+from robovision.encoders.features import Recipe, digest, keep
 from robovision.encoders.names import find_spec
 from robovision.envs.demos import DemoOptions, collect, load, require_expert
 from robovision.envs.registry import resolve as resolve_env
@@ -97,6 +98,7 @@ class Training:
         self._collect()
         self._prepare()
         self._restore()
+        self._encode()
         self._fit()
         return self._conclude()
 
@@ -111,7 +113,8 @@ class Training:
     def _prepare(self) -> None:
         config = self.config
         demos = load(self.run.path / "demos", config.demos)
-        self.clips = Clips(demos, config.history, config.optimisation.clip, config.optimisation.shift, config.seed)
+        self.lengths = demos.lengths.tolist()
+        self.clips = Clips(demos, config.history, config.optimisation.clip, config.shift, config.seed)
         if demos.solved is not None and demos.solved < config.demos:
             tqdm.write(
                 f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?"
@@ -139,6 +142,25 @@ class Training:
             if milestone <= self.step:
                 self._judge(milestone)
 
+    def _encode(self) -> None:
+        """With a frozen encoder, replace the images to learn from by their features."""
+        config = self.config
+        self.encoded = config.encoder.train == "frozen" and config.shift == 0
+        if not self.encoded or self.step == self.steps:
+            return
+        recipe = Recipe(
+            weights=digest(self.policy.encoder),
+            encoder=f"{config.encoder.name} + {config.encoder.adapter}",
+            kind="pooled" if self.policy.readout is None else "tokens",
+            size=config.env.size,
+            precision=config.optimisation.precision,
+            preset=config.env.preset,
+        )
+        with tqdm(total=len(self.clips), desc="features", unit="image") as bar:
+            kept = keep(self.policy.encoder, recipe, torch.split(self.clips.frames, self.lengths), bar.update)
+        tqdm.write(str(kept))
+        self.clips.frames = kept.features
+
     def _fit(self) -> None:
         every = self.config.optimisation.checkpoint_every
         with tqdm(total=self.steps, initial=self.step, desc="training", unit="step", mininterval=0.5) as bar:
@@ -162,12 +184,15 @@ class Training:
         config = self.config.optimisation
         rate = learning_rate(self.step, self.steps, config.lr)
         batch = self.clips.batch(self.step, config.batch // config.clip)
-        images = batch.images.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        frames = batch.frames.flatten(0, 1).to(self.config.device)
         self.policy.train()
         half = config.precision == "bfloat16"
         with torch.autocast(self.config.device, torch.bfloat16, enabled=half):
-            embedded = self.policy.embed(images.to(self.config.device))
-        embedded = embedded.float().view(*batch.images.shape[:2], -1)
+            if self.encoded:
+                embedded = self.policy.read(frames)
+            else:
+                embedded = self.policy.embed(frames.contiguous(memory_format=torch.channels_last))
+        embedded = embedded.float().view(*batch.frames.shape[:2], -1)
         predicted = self.policy.act(
             histories(embedded, batch.valid.to(self.config.device)), batch.proprioception.to(self.config.device)
         )

@@ -216,7 +216,7 @@ def test_histories_of_training_and_rollout_give_the_same_action() -> None:
         )  # fmt: skip
         for step in range(10):
             batch = demos.batch(step, 2)
-            embedded = agent.embed(batch.images.flatten(0, 1)).view(*batch.images.shape[:2], -1)
+            embedded = agent.embed(batch.frames.flatten(0, 1)).view(*batch.frames.shape[:2], -1)
             trained = agent.act(clips.histories(embedded, batch.valid), batch.proprioception)
             time_of = (batch.actions[:, 0] / 4).long()
             assert torch.allclose(trained, played[time_of], atol=1e-4)
