@@ -115,16 +115,47 @@ def test_image_sides_must_fit_the_patch() -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(1, 4, 4, 3), "channels come last"),
+        (torch.zeros(1, 4, 4, 3), r"channels come last here: use images\.permute\(0, 3, 1, 2\)"),
+        (torch.zeros(3, 4, 4), r"got \[3, 4, 4\]; one image: use images\[None\]"),
+        (torch.zeros(4, 4, 3), r"use images\.permute\(2, 0, 1\)\[None\]"),
+        (torch.zeros(1, 1, 4, 4), r"grey images: use images\.expand"),
+        (torch.zeros(1, 4, 4, 4), r"with transparency: use images\[:, :3\]"),
+        (torch.zeros(1, 5, 4, 4), r"must be \[B, 3, H, W\], got \[1, 5, 4, 4\]$"),
+        (torch.zeros(1, 3, 4, 4).numpy(), "must be a torch tensor, got ndarray"),
+        (torch.zeros(1, 3, 4, 4).to_sparse(), r"must be dense, got layout torch\.sparse_coo"),
+        (torch.zeros(1, 3, 0, 4), "must not be empty"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"floating point, got torch\.bool"),
         (torch.zeros(0, 3, 4, 4), "must not be empty"),
-        (torch.zeros(1, 3, 4, 4, dtype=torch.int64), "must be uint8 or floating point"),
-        (torch.full((1, 3, 4, 4), 255.0), r"must lie in 0\.\.1, got 255\.\.255"),
-        (torch.full((1, 3, 4, 4), float("nan")), r"must lie in 0\.\.1, got nan"),
+        (
+            torch.zeros(1, 3, 4, 4, dtype=torch.int64),
+            r"must be uint8 or floating point, got torch\.int64: .*to\(torch\.uint8\)",
+        ),
+        (torch.full((1, 3, 4, 4), 255.0), r"must lie in 0\.\.1, got 255\.\.255: divide by 255"),
+        (torch.tensor([-1.0, 2.0, 0.5]).view(1, 3, 1, 1), r"got -1\.\.2: leave out your own normalisation"),
+        (torch.full((1, 3, 4, 4), float("nan")), "hold NaN or infinite numbers: 48 of 48"),
+        (torch.tensor([0.5, math.inf, 0.5]).view(1, 3, 1, 1), "hold NaN or infinite numbers: 1 of 3"),
     ],
 )
-def test_wrong_images_are_named(images: Tensor, message: str) -> None:
+def test_wrong_images_are_named(images: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         check_images(images)
+
+
+def test_images_on_another_device_are_named() -> None:
+    with pytest.raises(ValueError, match=r"images are on meta and the encoder on cpu: use images\.to\('cpu'\)"):
+        ViT(SMALL, image_size=32)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device="meta"))
+
+
+@pytest.mark.parametrize("coin", [False, True])
+def test_a_vit_in_half_precision_is_close(coin: bool) -> None:
+    torch.manual_seed(0)
+    vit = ViT(SMALL, image_size=64, injector=CoIn(64, gamma=1.0) if coin else None).eval()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    with torch.no_grad():
+        full = vit(images).tokens
+        half = vit.bfloat16()(images).tokens
+    assert half.dtype == torch.bfloat16
+    assert float((half.float() - full).norm() / full.norm()) < 0.03
 
 
 def test_coin_has_the_papers_number_of_parameters() -> None:

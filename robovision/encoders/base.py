@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import NamedTuple
 
@@ -68,30 +69,61 @@ class Encoder(nn.Module, ABC):
         """Features of an image batch; see the class for the convention.
 
         Raises:
-            ValueError: for a wrong shape, type, value range or size, naming what came.
+            ValueError: for a wrong shape, type, value range, size or device, naming what came and the remedy.
         """
         return self.encode(self.normalise(images))
 
     def normalise(self, images: Tensor) -> Tensor:
         """Images with this encoder's mean removed and its deviation divided out."""
         check_images(images)
+        here = self.mean.device
+        if images.device != here:
+            raise ValueError(f"images are on {images.device} and the encoder on {here}: use images.to({str(here)!r})")
         self.grid(images.shape[2], images.shape[3])
         scale = 255.0 if images.dtype == torch.uint8 else 1.0
         return (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
 
 
-def check_images(images: Tensor) -> None:
-    """Raise ValueError unless `images` is [B, 3, H, W], uint8 or floating point in 0..1, not empty."""
+def check_images(images: object) -> None:
+    """Raise ValueError unless `images` is [B, 3, H, W], uint8 or floating point in 0..1, not empty.
+
+    The message says what came and what to do. Swapped colours (BGR) can't be told from the numbers.
+    """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images must be a torch tensor, got {type(images).__name__}: use torch.as_tensor(images)")
+    if images.layout != torch.strided:
+        raise ValueError(f"images must be dense, got layout {images.layout}: use images.to_dense()")
     if images.ndim != 4 or images.shape[1] != 3:
-        channels_last = images.ndim == 4 and images.shape[-1] == 3
-        hint = "; channels come last here: use images.permute(0, 3, 1, 2)" if channels_last else ""
-        raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}{hint}")
+        raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}{_shape_hint(images)}")
     if 0 in images.shape:
         raise ValueError(f"images must not be empty, got {list(images.shape)}")
     if images.dtype == torch.uint8:
         return
     if not images.is_floating_point():
-        raise ValueError(f"images must be uint8 or floating point, got {images.dtype}")
-    low, high = (float(value) for value in images.aminmax())
-    if not (low >= 0.0 and high <= 1.0):  # NaN fails this too
-        raise ValueError(f"floating-point images must lie in 0..1, got {low:g}..{high:g}")
+        raise ValueError(
+            f"images must be uint8 or floating point, got {images.dtype}: for numbers in 0..255, images.to(torch.uint8)"
+        )
+    low, high = (float(value) for value in images.detach().aminmax())
+    if not math.isfinite(low) or not math.isfinite(high):
+        raise ValueError(f"images hold NaN or infinite numbers: {int((~images.isfinite()).sum())} of {images.numel()}")
+    if low < 0 or high > 1:
+        remedy = "divide by 255" if low >= 0 else "leave out your own normalisation, the encoder does it"
+        raise ValueError(f"floating-point images must lie in 0..1, got {low:g}..{high:g}: {remedy}")
+
+
+def _shape_hint(images: Tensor) -> str:
+    """What to do with images of a usual other shape."""
+    shape = tuple(images.shape)
+    match shape:
+        case (3, _, _):
+            return "; one image: use images[None]"
+        case (_, _, 3):
+            return "; one image, channels last: use images.permute(2, 0, 1)[None]"
+        case (_, _, _, 3):
+            return "; channels come last here: use images.permute(0, 3, 1, 2)"
+        case (_, 1, _, _):
+            return "; grey images: use images.expand(-1, 3, -1, -1)"
+        case (_, 4, _, _):
+            return "; with transparency: use images[:, :3]"
+        case _:
+            return ""

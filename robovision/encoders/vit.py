@@ -95,7 +95,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return functional.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
         full = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
-        return functional.scaled_dot_product_attention(q.to(full), k.to(full), v.to(full))
+        return functional.scaled_dot_product_attention(q.to(full), k.to(full), v.to(full)).to(q.dtype)
 
 
 class MLP(nn.Module):
