@@ -129,12 +129,12 @@ def keep(
     paths = [recipe.folder / f"{_sha256(images)}.safetensors" for images in episodes]
     present = [path.exists() for path in paths]
     _prepare(recipe, sum(len(i) for i, here in zip(episodes, present, strict=True) if not here) * sample.nbytes)
-    entries = [_read(path, recipe, (len(i), *sample.shape[1:])) for path, i in zip(paths, episodes, strict=True)]
-    if entries[0] is not None and not _agree(entries[0][:1], sample, recipe.precision):
-        entries = [None] * len(entries)
-    first = 0
-    for path, images, entry in zip(paths, episodes, entries, strict=True):
-        content = features[first : first + len(images)]
+    made, stale = [], False
+    for path, images, content in zip(paths, episodes, torch.split(features, [len(i) for i in episodes]), strict=True):
+        entry = None if stale else _read(path, recipe, content.shape)
+        if path is paths[0] and entry is not None and not _agree(entry[:1], sample, recipe.precision):
+            entry, stale = None, True
+        made.append(entry is None)
         if entry is None:
             for number in range(0, len(images), BATCH):
                 content[number : number + BATCH] = encode(encoder, recipe, images[number : number + BATCH])
@@ -143,11 +143,9 @@ def keep(
         else:
             content.copy_(entry)
             progress(len(images))
-        first += len(images)
-    found = sum(entry is not None for entry in entries)
-    mended = sum(here for here, entry in zip(present, entries, strict=True) if entry is None)
+    mended = sum(here and new for here, new in zip(present, made, strict=True))
     size = sum(path.stat().st_size for path in paths)
-    return Kept(features, found, len(entries) - found, mended, size)
+    return Kept(features, len(made) - sum(made), sum(made), mended, size)
 
 
 @torch.no_grad()
