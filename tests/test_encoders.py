@@ -175,6 +175,23 @@ def test_coin_with_its_gate_shut_is_the_plain_vit() -> None:
 
 
 @torch.no_grad()
+def test_coin_in_evaluation_normalises_with_the_statistics_it_has_seen() -> None:
+    torch.manual_seed(0)
+    prior = CoIn(64, stem=8).prior
+    for _ in range(3):
+        prior(torch.rand(4, 3, 64, 64))
+    for parameter in prior.parameters():
+        nn.init.normal_(parameter, mean=0.1, std=0.5)
+    prior.eval()
+    images = torch.rand(2, 3, 64, 64)
+    x = prior.stem(images)
+    for down, project, found in zip(prior.down, prior.project, prior(images), strict=True):
+        x = down(x)
+        expected = project(x)
+        assert torch.allclose(found, expected, atol=1e-5 * float(expected.abs().max()))
+
+
+@torch.no_grad()
 def naive_deformable_attention(
     layer: DeformableAttention, query: Tensor, reference: Tensor, values: Tensor, sizes: list[tuple[int, int]]
 ) -> Tensor:
@@ -220,6 +237,17 @@ def test_deformable_attention_has_the_right_gradients() -> None:
     assert torch.autograd.gradcheck(
         lambda q, v: layer(q, reference, v, sizes), (query.requires_grad_(), values.requires_grad_())
     )
+
+
+@torch.no_grad()
+def test_deformable_attention_hands_nan_on_and_sees_nothing_far_outside() -> None:
+    layer, query, reference, values, sizes = deformable_case()
+    query[0, 0] = float("nan")
+    seen = layer(query, reference, values, sizes)
+    assert seen[0, 0].isnan().all()
+    assert seen[0, 1:].isfinite().all()
+    nn.init.constant_(layer.offsets.bias, 1e12)
+    assert torch.equal(layer(values[:, :6], reference, values, sizes), layer.output.bias.expand(2, 6, 8))
 
 
 def test_deformable_attention_refuses_heads_that_do_not_fit() -> None:

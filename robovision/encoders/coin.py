@@ -36,10 +36,10 @@ class SpatialPrior(nn.Module):
             self.project_quarter = nn.Conv2d(stem, width, 1)
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))  # half as slow again on a CPU otherwise
+        x = _convolve(self.stem, images.contiguous(memory_format=torch.channels_last))  # faster on a CPU
         maps = []
         for down, project in zip(self.down, self.project, strict=True):
-            x = down(x)
+            x = _convolve(down, x)
             maps.append(project(x))
         return maps
 
@@ -97,7 +97,7 @@ class DeformableAttention(nn.Module):
         first = torch.tensor([0, *itertools.accumulate(h * w for h, w in sizes)][:-1], device=query.device)
         batch = torch.arange(b, device=query.device).view(b, 1, 1, 1, 1, 1) * values.shape[1]
         head = torch.arange(self.heads, device=query.device).view(-1, 1, 1, 1)
-        rows = (batch + first[:, None, None] + cells) * self.heads + head
+        rows = cells * self.heads + ((batch + first[:, None, None]) * self.heads + head).int()
         table = self.value(values).view(-1, d // self.heads).to(shares.dtype)
         seen = functional.embedding_bag(
             rows.view(b * q * self.heads, -1), table, per_sample_weights=shares.view(b * q * self.heads, -1), mode="sum"
@@ -113,17 +113,18 @@ def _corners(place: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:
         extent: [LEVELS, 2], columns and rows of each map.
 
     Returns:
-        Numbers of the cells, row by row, int64, and shares, both [..., LEVELS, POINTS, 4].
+        Numbers of the cells, row by row, int32, and shares, both [..., LEVELS, POINTS, 4].
     """
+    last = (extent[:, None, :, None] - 1).to(place.dtype)
     low = place.detach().floor()
     part = place - low
-    corner = low.long()[..., None, :] + torch.tensor([(0, 0), (1, 0), (0, 1), (1, 1)], device=place.device)
-    limit = extent[:, None, None]
-    inside = ((corner >= 0) & (corner < limit)).all(-1)
-    corner = corner.clamp(min=torch.zeros_like(limit), max=limit - 1)
-    x, y = part.unbind(-1)
-    shares = torch.stack([(1 - x) * (1 - y), x * (1 - y), (1 - x) * y, x * y], dim=-1)
-    return corner[..., 1] * limit[..., 0] + corner[..., 0], shares * inside
+    near = torch.stack([low, low + 1], dim=-1)
+    inside = near.clamp(torch.zeros_like(last), last).nan_to_num()  # NaN stays in the shares
+    share = torch.stack([1 - part, part], dim=-1) * (near == inside)
+    column, row = inside.int().unbind(-2)
+    across, down = share.unbind(-2)
+    cells = row[..., :, None] * extent[:, :1, None, None].int() + column[..., None, :]
+    return cells.flatten(-2), (down[..., :, None] * across[..., None, :]).flatten(-2)
 
 
 class CoIn(Injector):
@@ -164,6 +165,23 @@ def patch_centres(grid: tuple[int, int]) -> Tensor:
     rows, columns = grid
     y, x = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
     return torch.stack([x.flatten(), y.flatten()], dim=1)
+
+
+def _convolve(layers: nn.Module, x: Tensor) -> Tensor:
+    """What the layers of `_conv` make of x; in evaluation, a batch norm is part of the convolution before it."""
+    if layers.training:
+        return layers(x)  # type: ignore[no-any-return]
+    each = list(layers.children())
+    for layer, after in itertools.zip_longest(each, each[1:]):
+        if isinstance(layer, nn.Conv2d) and isinstance(after, nn.BatchNorm2d):
+            assert after.running_mean is not None
+            assert after.running_var is not None
+            scale = after.weight * (after.running_var + after.eps).rsqrt()
+            kernels = layer.weight * scale[:, None, None, None]
+            x = functional.conv2d(x, kernels, after.bias - after.running_mean * scale, layer.stride, layer.padding)
+        elif not isinstance(layer, nn.BatchNorm2d):
+            x = layer(x)
+    return x
 
 
 def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
