@@ -223,15 +223,15 @@ def test_every_frame_is_drawn_equally_often() -> None:
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
     one, other = (Clips(fake_demonstrations(30, 20), 3, 4, 1, seed=2) for _ in range(2))
     one.batch(0, 4)
-    assert torch.equal(one.batch(7, 4).images, other.batch(7, 4).images)
-    assert not torch.equal(one.batch(8, 4).images, other.batch(7, 4).images)
+    assert torch.equal(one.batch(7, 4).frames, other.batch(7, 4).frames)
+    assert not torch.equal(one.batch(8, 4).frames, other.batch(7, 4).frames)
 
 
 def test_histories_are_the_frames_before_and_the_first_repeats() -> None:
     clips = Clips(fake_demonstrations(6), history=3, clip=2, shift=0, seed=0)
     for step in range(50):
         batch = clips.batch(step, 3)
-        embedded = batch.images[:, :, 0, 0, 0, None].float() / 10
+        embedded = batch.frames[:, :, 0, 0, 0, None].float() / 10
         now = batch.proprioception[:, 1]
         expected = torch.stack([(now - 2).clamp_min(0), (now - 1).clamp_min(0), now], dim=1)
         assert torch.equal(histories(embedded, batch.valid)[..., 0], expected)
