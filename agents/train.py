@@ -7,10 +7,8 @@ happened: on the CPU its final weights are the same, bit by bit.
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,12 +30,11 @@ from robovision.envs.demos import DemoOptions, collect, load, require_expert
 from robovision.envs.registry import resolve as resolve_env
 from robovision.errors import UsageError
 from robovision.files import write_csv
+from robovision.optimisers import learning_rate, load_optimizer, optimizer_tensors
 from robovision.progress import move
 from robovision.run import Run
 from robovision.types import Metric
 
-WARM_UP = 0.05
-"""Share of the steps over which the learning rate rises."""
 CURVE_EVERY = 10
 """One of so many steps is a row of the learning curve."""
 CHECKPOINTS_HELD = 6
@@ -253,12 +250,6 @@ class Training:
         return self.run.path / "evaluation.mp4"
 
 
-def learning_rate(step: int, steps: int, peak: float) -> float:
-    """Linear warm-up over a twentieth of the steps, times a cosine from 1 to 0."""
-    rise = min(1.0, (step + 1) / (WARM_UP * steps))
-    return peak * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
-
-
 def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
     """AdamW over what is to be trained; weight decay on matrices only."""
     trained = [p for p in policy.parameters() if p.requires_grad]
@@ -267,21 +258,6 @@ def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups)
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors: `number.name`."""
-    state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
-
-
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`."""
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def write_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, Judged]) -> None:
