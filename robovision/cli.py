@@ -8,7 +8,17 @@ from collections.abc import Sequence
 import tyro
 
 import robovision
-from robovision.commands import Command, bench, demonstrations, doctor, lidar, policies, symmetry, weights
+from robovision.commands import (
+    Command,
+    bench,
+    demonstrations,
+    doctor,
+    lidar,
+    policies,
+    pretrain,
+    symmetry,
+    weights,
+)
 from robovision.errors import UsageError, unknown
 
 HELP = """usage: robovision COMMAND [OPTIONS]
@@ -18,6 +28,7 @@ robovision: robotics perception by symmetry.
 commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
+  pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
@@ -30,11 +41,12 @@ commands:
 example, a few minutes on two cores:
   robovision train"""
 
-GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP}
+GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP}
 """Commands that have commands of their own."""
 
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
+    **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **lidar.COMMANDS,
     **weights.COMMANDS,

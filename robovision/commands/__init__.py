@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from robovision.errors import UsageError
@@ -34,3 +35,14 @@ def check_workers(workers: int) -> None:
 def program() -> str:
     """How to call this command again: by its name, or by its path where the shell would not find it."""
     return "robovision" if shutil.which("robovision") else sys.argv[0]
+
+
+def resumed_path(arguments: Sequence[str]) -> Path | None:
+    """The run folder that the arguments name with --resume, or None."""
+    for k, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        if flag == "--resume":
+            path = value or next(iter(arguments[k + 1 : k + 2]), "")
+            if path and not path.startswith("-"):
+                return Path(path)
+    return None

@@ -13,7 +13,7 @@ from typing import Annotated
 import tyro
 
 from robovision.agents.config import TrainConfig
-from robovision.commands import Command, check_workers, program
+from robovision.commands import Command, check_workers, program, resumed_path
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 
@@ -118,13 +118,8 @@ def _evaluate(options: Evaluate) -> int:
 
 def _resumed(arguments: Sequence[str]) -> Train:
     """The defaults of `train`: with --resume, those of the run."""
-    for k, argument in enumerate(arguments):
-        flag, _, value = argument.partition("=")
-        if flag == "--resume":
-            path = value or next(iter(arguments[k + 1 : k + 2]), "")
-            if path and not path.startswith("-"):
-                return Train(config=Run.open(Path(path)).config(TrainConfig), resume=Path(path))
-    return Train()
+    path = resumed_path(arguments)
+    return Train() if path is None else Train(config=Run.open(path).config(TrainConfig), resume=path)
 
 
 def _evaluation_name(options: Evaluate) -> str:
@@ -139,11 +134,7 @@ def _new_folder(parent: Path, task: str, seed: int) -> Path:
 def _plan(config: TrainConfig, path: Path) -> str:
     encoder = config.encoder
     adapter = " + CoIn" if encoder.adapter == "coin" else ""
-    start = (
-        f"pretrained weights of {encoder.weights}"
-        if encoder.weights
-        else "random weights (robovision's own pretrained encoder is not shipped yet)"
-    )
+    start = f"pretrained weights of {encoder.weights}" if encoder.weights else "random weights"
     return (
         f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"
         f"policy    {encoder.name}{adapter} at {config.env.size} px from {start}\n"
