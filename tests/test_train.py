@@ -24,11 +24,12 @@ from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
 from robovision.agents.evaluate import GROUP, Outcome, evaluate
 from robovision.agents.policy import History, Policy, make_policy
 from robovision.agents.report import evaluate_run, find_step
-from robovision.agents.train import Training, learning_rate
+from robovision.agents.train import Training
 from robovision.agents.video import FAILED, SOLVED, mosaic
 from robovision.encoders.checkpoints import load_pretrained
 from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
+from robovision.optimisers import learning_rate
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS
 
