@@ -17,7 +17,7 @@ class MaeConfig:
     """vit-tiny, vit-small, vit-base or vit-large."""
     sizes: tuple[int, ...] = (64, 96, 128)
     """Sides in pixels of what the encoder sees; the steps take them in turn, so that it learns to see at each."""
-    steps: int = 9_000
+    steps: int = 6_000
     """Steps of the optimiser."""
     batch: int = 64
     """Images in one step, over all processes."""
