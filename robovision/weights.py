@@ -25,8 +25,12 @@ class Embedded:
     sha256: str
 
 
-EMBEDDED: dict[str, Embedded] = {}
-"""The weights that this release carries, by name. There are none yet: the first come with the encoders."""
+EMBEDDED: dict[str, Embedded] = {
+    "vit-tiny-sim": Embedded(
+        "vit-tiny-sim.safetensors", "58be41f3cf515aea472b969cfd1d6a9fa863641c43aff3337b311c6bbd622bcb"
+    ),
+}
+"""The weights that this release carries, by name; beside each file lies its model card, in Markdown."""
 
 
 def find(name: str) -> Path:
@@ -36,7 +40,7 @@ def find(name: str) -> Path:
         UsageError: for an unknown name, or a file that is missing or changed.
     """
     if name not in EMBEDDED:
-        raise unknown("weights", name, EMBEDDED) if EMBEDDED else UsageError(f"no weights {name!r}: none are shipped")
+        raise unknown("weights", name, EMBEDDED)
     path = Path(str(resources.files("robovision") / "data" / EMBEDDED[name].file))
     check(path, EMBEDDED[name].sha256)
     return path

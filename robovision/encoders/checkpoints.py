@@ -51,12 +51,12 @@ def fetched(name: str) -> Path | None:
 
 
 def find_weights(name: str) -> Path:
-    """The file with the weights that an encoder's name promises.
+    """The file with the weights that an encoder's name promises: those the package carries, or those that were fetched.
 
     Raises:
         UsageError: if it isn't there, with the ways to get it.
     """
-    path = fetched(name)
+    path = weights.find(name) if find_spec(name).embedded else fetched(name)
     if path is None:
         fetching = f"Either: robovision weights fetch {name}\nor, by hand: " if find_spec(name).hub else ""
         raise UsageError(f"the weights of {name} are not here.\n{fetching}{_by_hand(name)}")
@@ -79,16 +79,16 @@ def _by_hand(name: str) -> str:
 
 
 def fetch(name: str) -> Path:
-    """Download an encoder's weights from the Hugging Face Hub, unless they are here; returns the file.
+    """Download an encoder's weights from the Hugging Face Hub, unless they are here or the package carries them.
 
     Raises:
         UsageError: if they are not on the Hub, huggingface_hub is not installed, or the Hub can't be reached;
             each says where to put a file that came another way.
     """
-    present = fetched(name)
+    spec = find_spec(name)
+    present = weights.find(name) if spec.embedded else fetched(name)
     if present is not None:
         return present
-    spec = find_spec(name)
     if not spec.hub:
         raise UsageError(f"{name} is not on the Hugging Face Hub. {_by_hand(name)}")
     try:

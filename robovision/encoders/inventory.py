@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from robovision import weights
-from robovision.encoders.checkpoints import fetched, load_pretrained, weights_folder
+from robovision.encoders.checkpoints import fetched, find_weights, load_pretrained, weights_folder
 from robovision.encoders.names import ENCODERS, find_spec
 from robovision.errors import UsageError
 
@@ -16,11 +16,18 @@ CHECKED_AT = 224
 def list_weights() -> str:
     """A table of the encoders: name, architecture, patch, and where the weights are or come from."""
     rows = [("encoder", "architecture", "patch", "weights")]
-    rows += [(name, "embedded", "", f"shipped, {entry.file}") for name, entry in weights.EMBEDDED.items()]
+    rows += [
+        (name, "embedded", "", f"shipped, {entry.file}")
+        for name, entry in weights.EMBEDDED.items()
+        if name not in ENCODERS
+    ]
     for name, spec in ENCODERS.items():
         path = fetched(name)
+        shipped = f"shipped, {weights.EMBEDDED[name].file}" if spec.embedded else ""
         source = f"https://huggingface.co/{spec.hub}" if spec.hub else spec.page
-        where = f"here: {path}" if path else source or "random, or your file in timm's or torchvision's format"
+        where = (
+            shipped or (f"here: {path}" if path else source) or "random, or your file in timm's or torchvision's format"
+        )
         rows.append((name, spec.architecture, str(spec.patch), where))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     return "\n".join(
@@ -39,7 +46,8 @@ def check_weights(name: str | None, file: Path | None) -> str:
         UsageError: if a file is damaged, unsafe or of another architecture, naming every wrong tensor.
     """
     if name is not None:
-        path = fetched(name) if file is None else file
+        own = find_weights if find_spec(name).embedded else fetched
+        path = own(name) if file is None else file
         if path is None:
             raise UsageError(f"no weights of {name} in {weights_folder(name)}: fetch them, or name a file with --file")
         return _check(name, path)
@@ -47,7 +55,7 @@ def check_weights(name: str | None, file: Path | None) -> str:
         raise UsageError("say for which encoder the file is: robovision weights check NAME --file FILE")
     lines = [f"{name}: {weights.find(name)}, checksum right" for name in weights.EMBEDDED]
     lines += [_check(name, path) for name in ENCODERS if (path := fetched(name))]
-    return "\n".join(lines) or "no weights are shipped, and none were fetched"
+    return "\n".join(lines)
 
 
 def _check(name: str, path: Path) -> str:

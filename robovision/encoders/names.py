@@ -29,15 +29,18 @@ class EncoderSpec:
     """The repository on the Hugging Face Hub that holds its weights."""
     page: str = ""
     """Where its authors publish the weights, if not on the Hub."""
+    embedded: bool = False
+    """Whether this package carries the weights."""
 
     @property
     def needs_weights(self) -> bool:
-        """Whether the name promises published weights; the others may start from random ones."""
-        return bool(self.hub or self.page)
+        """Whether the name promises pretrained weights; the others may start from random ones."""
+        return bool(self.hub or self.page or self.embedded)
 
 
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
+    "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),
     "vit-base": EncoderSpec("vit-base"),
