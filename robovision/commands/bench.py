@@ -1,13 +1,16 @@
-"""Measure this machine: ours beside what a user would pick instead."""
+"""Measure: ours beside what a user would pick instead."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import tyro
 
 from robovision.commands import Command
 from robovision.devices import Device
+from robovision.encoders.names import check_image_size
+from robovision.envs.registry import find_task
 from robovision.errors import UsageError
 
 GROUP = """Measure speed on this machine, side by side with what you would pick instead.
@@ -15,6 +18,7 @@ GROUP = """Measure speed on this machine, side by side with what you would pick 
 commands:
   envs       frames a second of each preset against the simulator's own way
   encoders   images a second of the encoders against transformers, and what CoIn adds
+  probes     what an encoder's frozen features tell, against random weights and a trained network
 
 `robovision bench COMMAND --help` lists a command's options."""
 
@@ -75,6 +79,55 @@ class Encoders:
                 raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
+PROBES = """How well frozen features tell what the robot feels and where the objects are: R^2 of linear probes.
+
+Beside the encoder stand the same one with random weights, the bare pixels, and a convolutional network of the same
+cost that is trained on the very images and targets. Prints a table in Markdown.
+
+examples:
+  robovision bench probes
+  robovision bench probes metaworld/hammer --encoder vit-tiny --weights runs/mae/encoder.safetensors"""
+
+
+@dataclass(frozen=True)
+class Probes:
+    """The options of `robovision bench probes`."""
+
+    tasks: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which tasks; without any, six that pretraining never sees and two of which it sees other seeds."""
+    encoder: str = "vit-tiny-sim"
+    """Which encoder; one without weights of its own needs --weights."""
+    weights: Path | None = None
+    """A file with its weights, in any published format."""
+    size: int = 64
+    """Side of the images in pixels."""
+    episodes: int = 96
+    """Episodes of a task; a third of them to judge on."""
+    seed: int = 0
+    """Chooses the episodes and the random weights."""
+
+    def __post_init__(self) -> None:
+        check_image_size(self.encoder, self.size, "--size")
+        for task in self.tasks:
+            find_task(task)
+        if self.episodes < 6:
+            raise UsageError(f"--episodes must be at least 6, got {self.episodes}")
+
+
+def _probes(options: Probes) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import probes
+    from robovision.progress import move
+
+    tasks = options.tasks or probes.TASKS
+    encoders = probes.pair(options.encoder, options.weights, options.size, options.seed)
+    with tqdm(total=len(tasks), desc="tasks", leave=False) as bar:
+        text = probes.table(encoders, tasks, options.size, options.seed, options.episodes, lambda n: move(bar, n))
+    print(text)
+    return 0
+
+
 def _envs(options: Envs) -> int:
     from tqdm import tqdm
 
@@ -105,4 +158,5 @@ def _encoders(options: Encoders) -> int:
 COMMANDS = {
     "bench envs": Command(Envs, ENVS, _envs),
     "bench encoders": Command(Encoders, ENCODERS, _encoders),
+    "bench probes": Command(Probes, PROBES, _probes),
 }

@@ -29,6 +29,7 @@ class Pictures(Protocol):
 
     def take(self, numbers: Sequence[int]) -> Tensor:
         """These images, uint8 [B, 3, S, S]."""
+        ...
 
 
 class Frames:
