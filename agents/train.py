@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from robovision import weights
@@ -28,9 +28,8 @@ from robovision.encoders.features import Recipe, digest, keep
 from robovision.encoders.names import find_spec
 from robovision.envs.demos import DemoOptions, collect, load, require_expert
 from robovision.envs.registry import resolve as resolve_env
-from robovision.errors import UsageError
 from robovision.files import write_csv
-from robovision.optimisers import learning_rate, load_optimizer, optimizer_tensors
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, load_optimizer, optimizer_tensors
 from robovision.progress import move
 from robovision.run import Run
 from robovision.types import Metric
@@ -122,7 +121,7 @@ class Training:
             load_pretrained(policy.encoder, config.encoder.weights)
         policy.fit_actions(self.clips.actions)
         self.policy: Policy = policy.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = make_optimizer(self.policy, config.optimisation.weight_decay)
+        self.optimizer = adamw(self.policy, config.optimisation.weight_decay)
         self.steps = max(1, config.optimisation.epochs * len(self.clips) // config.optimisation.batch)
         times = config.evaluation.times
         self.milestones = sorted({max(1, self.steps * k // times) for k in range(1, times + 1)})
@@ -194,17 +193,8 @@ class Training:
             histories(embedded, batch.valid.to(self.config.device)), batch.proprioception.to(self.config.device)
         )
         loss = self.policy.loss(predicted, batch.actions.to(self.config.device))
-        if not loss.isfinite():
-            raise UsageError(
-                f"the loss is {loss.item()} at step {self.step}; the last checkpoint is intact. "
-                f"Try a lower --optimisation.lr than {config.lr:g}, or --optimisation.precision float32"
-            )
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.policy.parameters(), config.gradient_norm)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        check_loss(loss, self.step, config.lr, "--optimisation.")
+        descend(loss, self.policy, self.optimizer, rate, config.gradient_norm)
         return loss.detach(), rate
 
     def _save(self) -> None:
@@ -248,16 +238,6 @@ class Training:
     @property
     def _video(self) -> Path:
         return self.run.path / "evaluation.mp4"
-
-
-def make_optimizer(policy: Policy, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what is to be trained; weight decay on matrices only."""
-    trained = [p for p in policy.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups)
 
 
 def write_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, Judged]) -> None:

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from robovision.envs import navigate_scene as scene
 from robovision.envs.lidar import Mount
 from robovision.envs.navigate_expert import Planner
+from robovision.envs.navigate_model import mjcf
 from robovision.envs.simulation import Simulation, Vector, unbounded
 
 SPEED, TURN = 1.0, 2.0
@@ -46,7 +47,7 @@ class Navigate(Simulation):
     mount = Mount("planar", "lidar")
 
     def __init__(self, name: str) -> None:
-        self.model = mujoco.MjModel.from_xml_string(scene.mjcf())
+        self.model = mujoco.MjModel.from_xml_string(mjcf())
         self.data = mujoco.MjData(self.model)
         self.control_timestep = LOOKS * SUBSTEPS * self.model.opt.timestep
         self.proprioception_space = spaces.Box(-BOUND, BOUND)

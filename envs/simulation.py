@@ -94,7 +94,7 @@ class Joints:
 
     def __init__(self, model: mujoco.MjModel, data: mujoco.MjData) -> None:
         simple = np.isin(model.jnt_type, (mujoco.mjtJoint.mjJNT_HINGE, mujoco.mjtJoint.mjJNT_SLIDE))
-        joints = np.array([k for k in _moved(model) if simple[k]], int)
+        joints = np.array([k for k in driven_joints(model) if simple[k]], int)
         if not len(joints):
             joints = np.flatnonzero(simple)
         self._positions, self._velocities = _slice(model.jnt_qposadr[joints]), _slice(model.jnt_dofadr[joints])
@@ -129,7 +129,7 @@ def _slice(places: NDArray[np.int_]) -> slice | NDArray[np.int_]:
     return slice(first, first + len(places)) if (places == first + np.arange(len(places))).all() else places
 
 
-def _moved(model: mujoco.MjModel) -> list[int]:
+def driven_joints(model: mujoco.MjModel) -> list[int]:
     """Numbers of the joints that actuators move, themselves or by a tendon, in the model's order."""
     joints: set[int] = set()
     for kind, (target, _) in zip(model.actuator_trntype, model.actuator_trnid, strict=True):

@@ -1,13 +1,14 @@
-"""What trainings share: how an optimiser is put into a checkpoint, and the learning rate over the steps."""
+"""What trainings share: AdamW, one step of it, its place in a checkpoint, and the learning rate over the steps."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from robovision.errors import UsageError
 
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
@@ -17,6 +18,35 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     """Linear warm-up over a twentieth of the steps, times a cosine from 1 to 0."""
     rise = min(1.0, (step + 1) / (WARM_UP * steps))
     return peak * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
+    """AdamW over what is to be trained; weight decay on matrices only."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, betas=betas)
+
+
+def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, norm: float) -> None:
+    """One step against the gradient of a loss, clipped to a norm, at this learning rate."""
+    optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), norm)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
+
+
+def check_loss(loss: Tensor, step: int, lr: float, option: str) -> None:
+    """Raise UsageError for a loss that is not finite; `option` is what the options' names begin with."""
+    if not loss.isfinite():
+        raise UsageError(
+            f"the loss is {loss.item()} at step {step}; the last checkpoint is intact. "
+            f"Try a lower {option}lr than {lr:g}, or {option}precision float32"
+        )
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

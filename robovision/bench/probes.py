@@ -7,7 +7,7 @@ convolutional network that is trained on the same images and targets, all its la
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.envs.registry import find_task, make_simulation
 from robovision.envs.rendering import Renderer
-from robovision.envs.simulation import Simulation
+from robovision.envs.simulation import Simulation, driven_joints
 from robovision.seeding import derive
 
 TASKS = (
@@ -104,21 +104,9 @@ def _positions(task: str, simulation: Simulation) -> Array:
 
 def _loose_geoms(model: mujoco.MjModel) -> NDArray[np.int_]:
     """The geoms of everything but the robot: no actuator moves anything in the tree of bodies they belong to."""
-    driven = {int(model.body_rootid[model.jnt_bodyid[joint]]) for joint in _driven_joints(model)}
+    driven = {int(model.body_rootid[model.jnt_bodyid[joint]]) for joint in driven_joints(model)}
     roots = model.body_rootid[model.geom_bodyid]
     return np.flatnonzero(~np.isin(roots, sorted(driven)))
-
-
-def _driven_joints(model: mujoco.MjModel) -> Iterator[int]:
-    kinds = (mujoco.mjtTrn.mjTRN_JOINT, mujoco.mjtTrn.mjTRN_JOINTINPARENT)
-    for kind, (target, _) in zip(model.actuator_trntype, model.actuator_trnid, strict=True):
-        if kind in kinds:
-            yield int(target)
-        elif kind == mujoco.mjtTrn.mjTRN_TENDON:
-            first = model.tendon_adr[target]
-            for wrap in range(first, first + model.tendon_num[target]):
-                if model.wrap_type[wrap] == mujoco.mjtWrap.mjWRAP_JOINT:
-                    yield int(model.wrap_objid[wrap])
 
 
 def _varying(values: Array) -> Tensor:

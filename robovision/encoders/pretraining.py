@@ -27,7 +27,7 @@ from robovision.encoders.processes import Processes
 from robovision.encoders.vit import ViT
 from robovision.errors import UsageError
 from robovision.files import write_atomically, write_csv
-from robovision.optimisers import learning_rate, load_optimizer, optimizer_tensors
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, load_optimizer, optimizer_tensors
 from robovision.run import Run
 from robovision.types import Metric
 
@@ -95,12 +95,7 @@ class Pretraining:
         assert isinstance(encoder, ViT)
         self.model = MaskedAutoencoder(encoder).to(self._processes.device(config.device))
         self._parallel: nn.Module = DistributedDataParallel(self.model) if self._processes.count > 1 else self.model
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        self.optimizer = torch.optim.AdamW(groups, betas=BETAS)
+        self.optimizer = adamw(self.model, config.weight_decay, BETAS)
 
     def _restore(self) -> None:
         checkpoint = self.run.latest()
@@ -137,17 +132,8 @@ class Pretraining:
         device = self.model.mask_token.device
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss: Tensor = self._parallel(images.to(device), order.to(device))
-        if not loss.isfinite():
-            raise UsageError(
-                f"the loss is {loss.item()} at step {self.step}; the last checkpoint is intact. "
-                f"Try a lower --lr than {config.lr:g}, or --precision float32"
-            )
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(self.model.parameters(), GRADIENT_NORM)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        check_loss(loss, self.step, config.lr, "--")
+        descend(loss, self.model, self.optimizer, rate, GRADIENT_NORM)
         return loss.detach(), rate
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
