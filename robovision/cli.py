@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -57,16 +58,23 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 the doctor found a problem, 2 wrong usage."""
+    """Run the command line; returns the exit code: 0 done, 1 the doctor found a problem, 2 wrong usage,
+    130 interrupted, 141 nobody reads on.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return _dispatch(list(arguments))
+        code = _dispatch(list(arguments))
+        sys.stdout.flush()
+        return code
     except UsageError as error:
         print(f"robovision: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nrobovision: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def _dispatch(arguments: list[str]) -> int:

@@ -140,3 +140,13 @@ def test_the_doctor_finds_a_missing_backend(monkeypatch: pytest.MonkeyPatch) -> 
     assert code == 1, output
     assert "FAIL" in output
     assert "sudo apt-get install" in output
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["demos", "--list"]])
+def test_a_reader_who_stops_early_is_no_error(arguments: list[str]) -> None:
+    command = [sys.executable, "-m", "robovision.cli", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
