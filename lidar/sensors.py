@@ -25,7 +25,7 @@ class Sensor:
         reach: nearest and farthest distance that is measured, metres.
         noise: standard deviation of the distance, metres.
         loss: share of returns that are lost anyhow, 0..1.
-        dimmest: intensity below which a return is lost.
+        dimmest: strength of the signal, 0..1, below which a return is lost.
     """
 
     elevations: Array

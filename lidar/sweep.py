@@ -22,7 +22,11 @@ SECTORS = 8
 """Parts of a sweep within which the world stands still; the sensor moves from column to column."""
 
 BRIGHT = 20.0
-"""Metres up to which intensity does not fall with distance; beyond, as its inverse."""
+"""Metres up to which the signal does not fall with distance; beyond, as its inverse."""
+
+GLANCING, FADES, GRAIN = 0.1, (20.0, 50.0), 0.07
+"""What is reported as intensity, as KITTI's frames have it: the power of the cosine of incidence, of which calibration
+leaves little; the metres at which it begins to fall and is 0; the standard deviation of its noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,11 +70,13 @@ def take_sweep(
     ]
     distance, index, facing = (np.concatenate(values) for values in zip(*parts, strict=True))
     seen = np.flatnonzero(index >= 0)
-    intensity = albedo[index[seen]] * facing[seen] * np.minimum(1, (BRIGHT / distance[seen]))
+    signal = albedo[index[seen]] * facing[seen] * np.minimum(1, (BRIGHT / distance[seen]))
+    fade = np.clip((FADES[1] - distance[seen]) / (FADES[1] - FADES[0]), 0, 1)
+    intensity = albedo[index[seen]] * facing[seen] ** GLANCING * fade + rng.normal(0, GRAIN, len(seen))
     measured = distance[seen] + rng.normal(0, sensor.noise, len(seen))
     kept = (measured >= max(sensor.reach[0], mask)) & (measured <= sensor.reach[1])
     # A dim return is lost more often than a bright one.
-    lost = sensor.loss + np.exp(-intensity / sensor.dimmest)
+    lost = sensor.loss + np.exp(-signal / sensor.dimmest)
     kept &= rng.random(len(seen)) >= lost
     seen, measured, intensity = seen[kept], measured[kept], intensity[kept]
     column = seen // lasers

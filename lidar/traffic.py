@@ -138,7 +138,7 @@ def drive(state: Array, time: Array | float) -> Array:
 
 def make_street(rng: np.random.Generator, length: float = 80.0) -> Street:
     """A straight street along x with some 100 things in it, `length` metres to each end."""
-    actors = [Actor((Shape(PLANE, (0, 0, 0), (0, 0, 0), 0.15),), (0, 0), 0)]
+    actors = [Actor((Shape(PLANE, (0, 0, 0), (0, 0, 0), 0.34),), (0, 0), 0)]
     for side in (-1, 1):
         actors += _buildings(rng, side, length)
         actors += [
@@ -183,11 +183,11 @@ def _pole(rng: np.random.Generator, x: float, side: int) -> Actor:
 
 
 def _kerb(side: int, length: float) -> Actor:
-    return Actor((Shape(BOX, (0, 0, 0.06), (length + 40, 2.5, 0.06), 0.25),), (0, side * (ROAD / 2 + 2.7)), 0)
+    return Actor((Shape(BOX, (0, 0, 0.06), (length + 40, 2.5, 0.06), 0.34),), (0, side * (ROAD / 2 + 2.7)), 0)
 
 
 def _bump(rng: np.random.Generator, length: float) -> Actor:
-    shape = Shape(ELLIPSOID, (0, 0, 0), (*rng.uniform(2, 8, 2).tolist(), rng.uniform(0.05, 0.25)), 0.15)
+    shape = Shape(ELLIPSOID, (0, 0, 0), (*rng.uniform(2, 8, 2).tolist(), rng.uniform(0.05, 0.25)), 0.34)
     return Actor((shape,), tuple(rng.uniform([-length, -30], [length, 30]).tolist()), float(rng.uniform(0, 3)))
 
 
