@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from robovision.devices import cpu_count
-from robovision.envs.demos import HOLD
+from robovision.envs.demos import hold_steps
 from robovision.envs.gl import choose_backend
 from robovision.envs.registry import list_tasks
 from robovision.envs.workers import WorkerPool
@@ -57,7 +57,7 @@ class Player:
         solved = np.array([play(env, expert, derive(0, "expert", task, k) % 2**31) for k in range(episodes)])
         env.close()
         first = solved.argmax(1)
-        held = solved[np.arange(episodes), np.minimum(first + HOLD, HORIZON - 1)]
+        held = solved[np.arange(episodes), np.minimum(first + hold_steps(HORIZON), HORIZON - 1)]
         any_step = solved.any(1)
         counts = (int(kind.sum()) for kind in (any_step, any_step & held, solved[:, -1]))
         return Outcome(task, *counts, (first[any_step] + 1).tolist())
@@ -87,7 +87,8 @@ def main() -> None:
         jobs = [(task, options.episodes) for task in list_tasks() if task.startswith("metaworld/")]
         outcomes = [done.result for done in tqdm(pool.map(jobs), total=len(jobs), unit="task")]
     outcomes.sort(key=lambda o: (o.any_step, o.held, o.last_step, o.task))
-    print(f"| task | solved at any step | {HOLD} steps later | at step {HORIZON} | first solved at step, median |")
+    held = f"{hold_steps(HORIZON)} steps later"
+    print(f"| task | solved at any step | {held} | at step {HORIZON} | first solved at step, median |")
     print("|---|---|---|---|---|")
     for o in outcomes:
         first = f"{statistics.median(o.first):.0f}" if o.first else "-"

@@ -42,8 +42,9 @@ from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.seeding import derive
 
-HOLD = 40
-"""Steps that a demonstration goes on after the first success, so that a policy learns to stay there."""
+HOLD = 0.2
+"""The part of the horizon for which a demonstration goes on after the first success, so that a policy learns to stay
+there: with 0.08, 40 of 500 steps, one that solved the task left again in 8 of 10 episodes."""
 RECORD = "robovision"
 """The key of the dataset's metadata under which lies what was asked for."""
 
@@ -98,6 +99,15 @@ def experts() -> dict[str, str]:
         task: "scripted" if task.startswith(("metaworld/", "lidar/")) else "trained" if task in trained else "none"
         for task in list_tasks()
     }
+
+
+def hold_steps(horizon: int) -> int:
+    """Steps that a demonstration goes on after the first success.
+
+    >>> hold_steps(500)
+    100
+    """
+    return round(HOLD * horizon)
 
 
 def table() -> str:
@@ -262,6 +272,7 @@ class _Recorder:
         self._options = options
         self._folder = folder
         self._env = make(options.task, options.env)
+        self._hold = hold_steps(resolve(options.task, options.env).horizon)
         self._spaces = Spaces.of(self._env)
 
     def __call__(self, number: int) -> Spaces:
@@ -280,7 +291,7 @@ class _Recorder:
         observations, infos, steps = [observation], [info], []
         held = 0
         over = False
-        while not over and held <= HOLD:
+        while not over and held <= self._hold:
             action = self._env.expert_action()
             disturbed = action + random.normal(0.0, self._options.noise, action.shape).astype(np.float32)
             observation, reward, terminated, truncated, info = self._env.step(disturbed.clip(-1, 1))

@@ -156,14 +156,16 @@ class WorkerPool(Generic[Item, Result]):
 def spawn(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess, Connection]:
     """A new process that runs `target(pipe, *arguments)`, and our end of its pipe.
 
-    The process doesn't import the user's script again: nothing in it is needed there, and one without
+    The process doesn't import the user's script again, unless an argument is defined in it: one without
     `if __name__ == "__main__":` would start workers of its own.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=target, args=(theirs, *arguments), daemon=True)
     main = sys.modules["__main__"]
-    hidden: dict[str, Any] = {name: vars(main)[name] for name in ("__file__", "__spec__") if name in vars(main)}
+    needed = any(getattr(argument, "__module__", None) == "__main__" for argument in arguments)
+    names = () if needed else ("__file__", "__spec__")
+    hidden: dict[str, Any] = {name: vars(main)[name] for name in names if name in vars(main)}
     vars(main).update(dict.fromkeys(hidden))
     try:
         process.start()

@@ -90,3 +90,18 @@ def test_a_script_without_a_main_guard_may_start_workers(tmp_path: Path) -> None
     )
     output = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
     assert output.stdout.split("\n")[:2] == ["once", "(2, 3, 16, 16)"]
+
+
+def test_a_job_may_be_defined_in_the_script_that_starts_the_workers(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from robovision.envs.workers import WorkerPool\n"
+        "class Double:\n"
+        "    def __call__(self, item): return 2 * item\n"
+        "    def close(self): pass\n"
+        "if __name__ == '__main__':\n"
+        "    with WorkerPool(Double, 2) as pool:\n"
+        "        print(sorted(done.result for done in pool.map([1, 2, 3])))\n"
+    )
+    output = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=True)
+    assert output.stdout == "[2, 4, 6]\n"
