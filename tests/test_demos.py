@@ -26,7 +26,7 @@ from robovision.seeding import derive
 from tests.helpers import TINY_ENV
 
 OPTIONS = DemoOptions(episodes=3, seed=5, noise=0.1, env=TINY_ENV)
-EPISODES = 20
+EPISODES = 40
 RECORDING = [
     *(sys.executable, "-m", "robovision.cli", "demos", "--task", "metaworld/drawer-open", "--episodes", str(EPISODES)),
     *("--seed", "5"),
