@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from robovision.bench.timing import Speed, compare, markdown
@@ -69,6 +71,34 @@ def test_encoders_refuses_what_it_cannot_measure(
 ) -> None:
     assert main(["bench", "encoders", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_lidar_is_timed_beside_shapely_mujoco_and_open3d(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
+    pytest.importorskip("shapely")
+    from robovision.bench import lidar
+
+    for name, value in {"FRAMES": (4, 8), "BOXES": 60, "SAMPLE": 3, "SWEEPS": 1, "SENSOR": "mini-16"}.items():
+        monkeypatch.setattr(lidar, name, value)
+    assert main(["bench", "lidar", "--rounds", "1"]) == 0
+    output = capsys.readouterr().out
+    rows = {cells[1].strip(): cells[2:-1] for line in output.splitlines() if len(cells := line.split("|")) > 3}
+    assert int(rows["8"][0]) == 2 * int(rows["4"][0]) > 0
+    assert float(rows["shapely, pair by pair"][0]) > 0
+    assert rows["MuJoCo, mj_multiRay"][1].strip() == "1.0x"
+    assert float(rows["mini-16"][0]) > 0
+    agreement = float(output.split("robovision, any rays: ")[1].split("%")[0])
+    assert agreement > 99
+    difference = float(output.split("greatest difference ")[1].split(";")[0])
+    assert difference < 1e-6
+
+
+def test_lidar_needs_folders_with_real_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "lidar", "--data", str(tmp_path)]) == 2
+    assert "has no folder label_2" in capsys.readouterr().err
+    assert main(["bench", "lidar", "--rounds", "0"]) == 2
 
 
 def test_envs_refuses_what_it_cannot_compare(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import functools
 import gc
 import importlib.util
 import platform
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from robovision.bench.timing import compare, markdown
+from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.devices import Device, resolve_device
 from robovision.encoders.base import Encoder
 from robovision.encoders.build import OPEN_GATE, build
@@ -165,19 +161,8 @@ def _peak(call: Callable[[], None], network: nn.Module, device: Device) -> str:
         before = torch.cuda.memory_allocated()
         call()
         return f"{(torch.cuda.max_memory_allocated() - before) / 1e6:,.0f}"
-    if device != "cpu" or sys.platform != "linux":
-        return "-"
-    with contextlib.suppress(AttributeError):  # a C library that keeps nothing back has no such function
-        ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
-    before = _kilobytes("VmRSS")
-    call()
-    return f"{(_kilobytes('VmHWM') - before) * 1.024e-3:,.0f}"
-
-
-def _kilobytes(entry: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+    peak = peak_megabytes(call) if device == "cpu" else None
+    return "-" if peak is None else f"{peak:,.0f}"
 
 
 def _peer(spec: EncoderSpec, size: int) -> Any:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -26,17 +30,23 @@ class Speed:
         return f"{per_second:,.0f} ({self.ratio:.1f}x)" if per_second >= 10 else f"{per_second:.2g} ({self.ratio:.1f}x)"
 
 
-def compare(ways: Mapping[str, Callable[[], object]], rounds: int = 9, calls: int = 1) -> dict[str, Speed]:
+def compare(
+    ways: Mapping[str, Callable[[], object]],
+    rounds: int = 9,
+    calls: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Speed]:
     """The speed of each way of doing the same, by name; the first is what the others are compared to.
 
     Args:
         ways: what to call, after one call each to warm up.
         rounds: how often each takes its turn.
         calls: calls in one turn.
+        clock: `time.process_time` tells how long one core works, whoever else uses it meanwhile.
     """
     for way in ways.values():
         way()
-    times = [[_seconds(way, calls) for way in ways.values()] for _ in range(rounds)]
+    times = [[_seconds(way, calls, clock) for way in ways.values()] for _ in range(rounds)]
     return {
         name: Speed(
             statistics.median(row[k] for row in times) / calls, statistics.median(row[0] / row[k] for row in times)
@@ -61,8 +71,25 @@ def markdown(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
-def _seconds(way: Callable[[], object], calls: int) -> float:
-    began = time.perf_counter()
+def peak_megabytes(call: Callable[[], object]) -> float | None:
+    """The most memory that a call takes, beside what the process holds before; None where that can't be told."""
+    if sys.platform != "linux":
+        return None
+    with contextlib.suppress(AttributeError):  # a C library that keeps nothing back has no such function
+        ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+    before = _kilobytes("VmRSS")
+    call()
+    return (_kilobytes("VmHWM") - before) * 1.024e-3
+
+
+def _kilobytes(entry: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+
+
+def _seconds(way: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:
+    began = clock()
     for _ in range(calls):
         way()
-    return time.perf_counter() - began
+    return clock() - began

@@ -18,6 +18,7 @@ GROUP = """Measure speed on this machine, side by side with what you would pick 
 commands:
   envs       frames a second of each preset against the simulator's own way
   encoders   images a second of the encoders against transformers, and what CoIn adds
+  lidar      KITTI's evaluation, overlaps against shapely, rays against MuJoCo and Open3D, simulated sweeps
   probes     what an encoder's frozen features tell, against random weights and a trained network
 
 `robovision bench COMMAND --help` lists a command's options."""
@@ -77,6 +78,30 @@ class Encoders:
         for name in ("batch", "rounds"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}")
+
+
+LIDAR = """KITTI's evaluation, overlaps of boxes against shapely, rays against MuJoCo and Open3D, and simulated sweeps.
+
+Everything runs on one core, and times are those that the core works for it. The ways take turns in one process, and a
+ratio is the median over the turns. Prints tables in Markdown.
+
+examples:
+  robovision bench lidar
+  robovision bench lidar --data kitti_eval"""
+
+
+@dataclass(frozen=True)
+class Lidar:
+    """The options of `robovision bench lidar`."""
+
+    data: Path | None = None
+    """A folder with real frames to evaluate, ground truth in label_2/ and detections in pred/; else they are made."""
+    rounds: int = 5
+    """How often each way takes its turn."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
 
 
 PROBES = """How well frozen features tell what the robot feels and where the objects are: R^2 of linear probes.
@@ -142,6 +167,19 @@ def _envs(options: Envs) -> int:
     return 0
 
 
+def _lidar(options: Lidar) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import lidar
+    from robovision.progress import move
+
+    lidar.check(options.data)
+    with tqdm(total=lidar.count(), desc="measurements", leave=False) as bar:
+        for text in lidar.table(options.data, options.rounds, lambda done: move(bar, done)):
+            tqdm.write(f"{text}\n")
+    return 0
+
+
 def _encoders(options: Encoders) -> int:
     from tqdm import tqdm
 
@@ -158,5 +196,6 @@ def _encoders(options: Encoders) -> int:
 COMMANDS = {
     "bench envs": Command(Envs, ENVS, _envs),
     "bench encoders": Command(Encoders, ENCODERS, _encoders),
+    "bench lidar": Command(Lidar, LIDAR, _lidar),
     "bench probes": Command(Probes, PROBES, _probes),
 }
