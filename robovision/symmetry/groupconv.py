@@ -212,9 +212,9 @@ class FieldNorm(nn.BatchNorm2d):
         super().__init__(fields)
         self.group = group
 
-    def forward(self, maps: Tensor) -> Tensor:
-        normed: Tensor = super().forward(split(maps, self.group.size).flatten(2, 3))
-        return normed.reshape(maps.shape)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
+        normed: Tensor = super().forward(split(input, self.group.size).flatten(2, 3))
+        return normed.reshape(input.shape)
 
 
 class GroupMax(nn.Module):
