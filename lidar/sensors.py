@@ -26,6 +26,11 @@ class Sensor:
         noise: standard deviation of the distance, metres.
         loss: share of returns that are lost anyhow, 0..1.
         dimmest: strength of the signal, 0..1, below which a return is lost.
+        incidence: power of the cosine of incidence that reported intensity is weighted by: 1 as a matt surface
+            reflects, near 0 where the sensor's calibration takes it out again.
+        fades: metres at which reported intensity begins to fall and is 0; None to fall with the inverse of distance,
+            as the signal does.
+        grain: standard deviation of reported intensity, 0..1.
     """
 
     elevations: Array
@@ -35,6 +40,9 @@ class Sensor:
     noise: float = 0.02
     loss: float = 0.02
     dimmest: float = 0.002
+    incidence: float = 1.0
+    fades: tuple[float, float] | None = None
+    grain: float = 0.0
 
     def __post_init__(self) -> None:
         for name in ("elevations", "azimuths"):
@@ -44,6 +52,11 @@ class Sensor:
             object.__setattr__(self, name, values)
         if not 0 <= self.reach[0] < self.reach[1] or self.rate <= 0 or self.noise < 0 or not 0 <= self.loss < 1:
             raise UsageError(f"a sensor needs rate > 0, 0 <= near < far, noise >= 0 and loss in 0..1, got {self}")
+        if self.incidence < 0 or self.grain < 0 or (self.fades is not None and not 0 <= self.fades[0] < self.fades[1]):
+            raise UsageError(
+                f"a sensor's intensity needs incidence >= 0, grain >= 0 and fades that rise, got {self.incidence}, "
+                f"{self.grain} and {self.fades}"
+            )
 
     def __len__(self) -> int:
         """Rays a sweep."""
@@ -75,9 +88,12 @@ def solid_state(rows: int = 128, columns: int = 512) -> Sensor:
 
 
 def hdl_64e() -> Sensor:
-    """Velodyne's HDL-64E, as on KITTI's car: 32 lasers at 1/3 degree above, 32 at 1/2 degree below; 115,200 rays."""
+    """Velodyne's HDL-64E, as on KITTI's car: 32 lasers at 1/3 degree above, 32 at 1/2 degree below; 115,200 rays.
+
+    Its intensity is calibrated as in KITTI's frames: hardly any incidence, no fall up to 20 m, 0 from 50 m on.
+    """
     upper, lower = 2 - np.arange(32) / 3, -8.83 - np.arange(32) * (24.8 - 8.83) / 31
-    return spinning(np.concatenate([upper, lower]), 1800)
+    return spinning(np.concatenate([upper, lower]), 1800, incidence=0.1, fades=(20.0, 50.0), grain=0.07)
 
 
 SENSORS: dict[str, Callable[[], Sensor]] = {

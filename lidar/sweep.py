@@ -24,10 +24,6 @@ SECTORS = 8
 BRIGHT = 20.0
 """Metres up to which the signal does not fall with distance; beyond, as its inverse."""
 
-GLANCING, FADES, GRAIN = 0.1, (20.0, 50.0), 0.07
-"""What is reported as intensity, as KITTI's frames have it: the power of the cosine of incidence, of which calibration
-leaves little; the metres at which it begins to fall and is 0; the standard deviation of its noise."""
-
 
 @dataclass(frozen=True, eq=False)
 class Sweep:
@@ -70,9 +66,11 @@ def take_sweep(
     ]
     distance, index, facing = (np.concatenate(values) for values in zip(*parts, strict=True))
     seen = np.flatnonzero(index >= 0)
-    signal = albedo[index[seen]] * facing[seen] * np.minimum(1, (BRIGHT / distance[seen]))
-    fade = np.clip((FADES[1] - distance[seen]) / (FADES[1] - FADES[0]), 0, 1)
-    intensity = albedo[index[seen]] * facing[seen] ** GLANCING * fade + rng.normal(0, GRAIN, len(seen))
+    light, falls = albedo[index[seen]], np.minimum(1, BRIGHT / distance[seen])
+    signal = light * facing[seen] * falls
+    if sensor.fades is not None:
+        falls = np.clip((sensor.fades[1] - distance[seen]) / (sensor.fades[1] - sensor.fades[0]), 0, 1)
+    intensity = light * facing[seen] ** sensor.incidence * falls + rng.normal(0, sensor.grain, len(seen))
     measured = distance[seen] + rng.normal(0, sensor.noise, len(seen))
     kept = (measured >= max(sensor.reach[0], mask)) & (measured <= sensor.reach[1])
     # A dim return is lost more often than a bright one.

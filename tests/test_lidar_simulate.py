@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,29 @@ def test_a_sweep_sees_a_wall_where_it_stands() -> None:
     flow = exact_flow(street, sweep, 0.0, 0.1)
     np.testing.assert_allclose(flow.flow, np.tile([-1.0, 0, 0], (len(sweep.cloud), 1)), atol=1e-5)
     assert not flow.dynamic.any()
+
+
+@pytest.mark.parametrize("distance", [10.0, 40.0])
+def test_intensity_depends_on_incidence_and_distance_as_the_sensor_says(distance: float) -> None:
+    wall = Actor((Shape(0, (0, 0, 0), (0.5, 60, 60), 0.8),), (distance + 0.5, 0), 0)
+    street = Street((wall,), speed=0.0, turn=0.0)
+    plain = sweep_of(street)
+    assert plain.cloud.intensity is not None
+    ahead = plain.cloud.xyz[:, 0] > distance - 1e-3
+    cosine = distance / plain.ideal[ahead]
+    assert cosine.min() < 0.6
+    expected = 0.8 * cosine * np.minimum(1, 20 / plain.ideal[ahead])
+    np.testing.assert_allclose(plain.cloud.intensity[ahead], expected, atol=1e-4)
+    calibrated = sweep_of(street, dataclasses.replace(SMALL, incidence=0.0, fades=(20.0, 50.0))).cloud.intensity
+    assert calibrated is not None
+    expected = 0.8 * np.clip((50 - plain.ideal[ahead]) / 30, 0, 1)
+    np.testing.assert_allclose(calibrated[ahead], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", [{"incidence": -1.0}, {"grain": -0.1}, {"fades": (50.0, 20.0)}])
+def test_wrong_intensities_of_a_sensor_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="fades that rise"):
+        dataclasses.replace(SMALL, **wrong)
 
 
 def test_flow_of_what_moves_is_exact() -> None:
