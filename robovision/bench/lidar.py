@@ -196,8 +196,7 @@ def _same(ours: Array, wanted: Array) -> float:
 def _polygons(boxes: torch.Tensor) -> Array:
     import shapely  # type: ignore[import-untyped, unused-ignore]
 
-    polygons: Array = shapely.polygons(corners(boxes)[:, :4, :2].numpy())
-    return polygons
+    return np.asarray(shapely.polygons(corners(boxes)[:, :4, :2].numpy()))
 
 
 def _shapely_loop(a: torch.Tensor, b: torch.Tensor) -> Array:
