@@ -6,6 +6,7 @@ The official packages need old versions of NumPy and TensorFlow, so each has an 
     nuscenes/bin/pip install "numpy<2" pyquaternion tqdm matplotlib "opencv-python-headless<4.11" pillow \
         scikit-learn shapely cachetools fire descartes parameterized
     nuscenes/bin/python benchmarks/lidar_references.py nuscenes
+    nuscenes/bin/python benchmarks/lidar_references.py nuscenes-tables
 
     python3.10 -m venv waymo && waymo/bin/pip install tensorflow-cpu==2.13.0 absl-py
     waymo/bin/pip install --no-deps waymo-open-dataset-tf-2-12-0==1.6.7
@@ -94,14 +95,149 @@ def nuscenes():
             near = [b for b in boxes[token] if b.ego_dist < run.cfg.class_range[b.detection_name]]
             boxes.boxes[token] = [b for b in near if b.num_pts != 0]
     metrics, _ = run.evaluate()
+    expected = numbers(metrics)
+    (FOLDER / "nuscenes-expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+def nuscenes_scene(rng):
+    """Two scenes in nuScenes' tables, and results: objects that come and go, gaps in time, cycles in racks, the rest."""
+    from nuscenes.eval.detection.constants import DETECTION_NAMES
+
+    kinds = ["vehicle.car", "vehicle.truck", "vehicle.bus.bendy", "vehicle.bus.rigid", "vehicle.bicycle", "animal"]
+    kinds += ["vehicle.motorcycle", "human.pedestrian.adult", "human.pedestrian.stroller", "movable_object.barrier"]
+    kinds += ["movable_object.trafficcone", "static_object.bicycle_rack", "vehicle.construction", "vehicle.trailer"]
+    names = ["category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log"]
+    tables = {name: [] for name in (*names, "scene", "sample", "sample_data", "sample_annotation", "map")}
+    tables["category"] = [{"token": f"c{n}", "name": kind, "description": ""} for n, kind in enumerate(kinds)]
+    moods = ["vehicle.moving", "vehicle.parked", "pedestrian.moving"]
+    tables["attribute"] = [{"token": f"a{n}", "name": mood, "description": ""} for n, mood in enumerate(moods)]
+    tables["sensor"] = [
+        {"token": c, "channel": c, "modality": m} for c, m in (("LIDAR_TOP", "lidar"), ("RADAR", "radar"))
+    ]
+    mount = {"translation": [0.9, 0.0, 1.8], "rotation": [1.0, 0.0, 0.0, 0.0], "camera_intrinsic": []}
+    tables["calibrated_sensor"] = [{"token": f"m{c}", "sensor_token": c, **mount} for c in ("LIDAR_TOP", "RADAR")]
+    tables["log"] = [{"token": "log", "logfile": "", "vehicle": "", "date_captured": "", "location": ""}]
+    tables["map"] = [{"token": "map", "log_tokens": ["log"], "category": "", "filename": ""}]
+    results = {}
+    for name in ("scene-0103", "scene-0916"):
+        samples = [f"{name}-{k}" for k in range(6)]
+        scene = {"token": name, "name": name, "log_token": "log", "description": "", "nbr_samples": len(samples)}
+        tables["scene"].append({**scene, "first_sample_token": samples[0], "last_sample_token": samples[-1]})
+        times = np.cumsum(rng.choice([0.5, 0.5, 0.7, 1.6], len(samples)))
+        egos = rng.uniform(-300, 300, 3) + np.outer(times, [4.0, 1.0, 0.0])
+        for k, token in enumerate(samples):
+            around = {"prev": samples[k - 1] if k else "", "next": samples[k + 1] if k + 1 < len(samples) else ""}
+            stamp = int(times[k] * 1e6)
+            tables["sample"].append({"token": token, "timestamp": stamp, "scene_token": name, **around})
+            for channel, shift, key in (("LIDAR_TOP", 0, True), ("RADAR", 30, True), ("LIDAR_TOP", 60, False)):
+                pose = f"{token}-{channel}-{key}"
+                place = (egos[k] + shift).tolist()
+                tables["ego_pose"].append(
+                    {"token": pose, "timestamp": stamp, "rotation": [1.0, 0.0, 0.0, 0.0], "translation": place}
+                )
+                tables["sample_data"].append(
+                    {
+                        "token": pose,
+                        "sample_token": token,
+                        "ego_pose_token": pose,
+                        "timestamp": stamp,
+                        "calibrated_sensor_token": f"m{channel}",
+                        "is_key_frame": key,
+                        "filename": f"{pose}.bin",
+                        "fileformat": "",
+                        "height": 0,
+                        "width": 0,
+                        "prev": "",
+                        "next": "",
+                    }
+                )
+            results[token] = []
+        for n in range(60):
+            kind = int(rng.integers(len(kinds)))
+            instance = f"{name}-i{n}"
+            tables["instance"].append(
+                {
+                    "token": instance,
+                    "category_token": f"c{kind}",
+                    "nbr_annotations": 1,
+                    "first_annotation_token": "",
+                    "last_annotation_token": "",
+                }
+            )
+            start = egos[0] + np.append(rng.uniform(-40, 40, 2), rng.uniform(0, 1))
+            speed, yaw = np.append(rng.normal(0, 2, 2), 0), rng.uniform(-3, 3)
+            size = rng.uniform(3, 9, 3) if kinds[kind].endswith("rack") else rng.uniform(0.5, 4, 3)
+            seen = np.flatnonzero(rng.random(len(samples)) < 0.7)
+            tokens = [f"{instance}-{k}" for k in seen]
+            for m, k in enumerate(seen):
+                place = start + speed * times[k]
+                annotation = {
+                    "token": tokens[m],
+                    "sample_token": samples[k],
+                    "instance_token": instance,
+                    "attribute_tokens": [f"a{rng.integers(3)}"] if rng.random() < 0.8 else [],
+                    "translation": place.tolist(),
+                    "size": size.tolist(),
+                    "visibility_token": "",
+                    "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
+                    "num_lidar_pts": int(rng.integers(0, 3)),
+                    "num_radar_pts": int(rng.integers(0, 2)),
+                    "prev": tokens[m - 1] if m else "",
+                    "next": tokens[m + 1] if m + 1 < len(tokens) else "",
+                }
+                tables["sample_annotation"].append(annotation)
+                for _ in range(int(rng.integers(0, 3))):
+                    guess = kinds[kind].split(".")[-1] if rng.random() < 0.8 else "bicycle"
+                    guess = {"adult": "pedestrian", "trafficcone": "traffic_cone"}.get(guess, guess)
+                    results[samples[k]].append(
+                        {
+                            "sample_token": samples[k],
+                            "rotation": annotation["rotation"],
+                            "translation": (place + rng.normal(0, 0.7, 3)).tolist(),
+                            "size": (size * rng.uniform(0.7, 1.4, 3)).tolist(),
+                            "velocity": (speed[:2] + rng.normal(0, 0.5, 2)).tolist(),
+                            "detection_name": guess if guess in DETECTION_NAMES else "bicycle",
+                            "detection_score": float(np.round(rng.random(), 2)),
+                            "attribute_name": str(rng.choice(["", *moods[:2]])),
+                        }
+                    )
+    return tables, results
+
+
+def nuscenes_tables():
+    """Write tables, results and the numbers of the devkit's whole evaluation, its loading and filters included."""
+    from tempfile import TemporaryDirectory
+
+    from nuscenes import NuScenes
+    from nuscenes.eval.common.config import config_factory
+    from nuscenes.eval.detection.evaluate import DetectionEval
+
+    tables, results = rounded(nuscenes_scene(np.random.default_rng(2)))
+    uses = {f"use_{name}": False for name in ("camera", "lidar", "radar", "map", "external")}
+    with TemporaryDirectory() as name:
+        root = Path(name)
+        (root / "v1.0-mini").mkdir()
+        for table, rows in tables.items():
+            (root / "v1.0-mini" / f"{table}.json").write_text(json.dumps(rows))
+        (root / "map").touch()
+        (root / "results.json").write_text(json.dumps({"meta": uses, "results": results}))
+        data = NuScenes("v1.0-mini", name, verbose=False)
+        config = config_factory("detection_cvpr_2019")
+        run = DetectionEval(data, config, str(root / "results.json"), "mini_val", str(root / "out"), verbose=False)
+        expected = numbers(run.evaluate()[0])
+    content = {"tables": tables, "results": results, "expected": expected}
+    (FOLDER / "nuscenes-tables.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
+
+
+def numbers(metrics):
+    """The devkit's metrics by our names."""
     content = metrics.serialize()
     expected = {"NDS": content["nd_score"], "mAP": content["mean_ap"]}
     short = {"trans_err": "ATE", "scale_err": "ASE", "orient_err": "AOE", "vel_err": "AVE", "attr_err": "AAE"}
     expected |= {f"m{short[k]}": v for k, v in content["tp_errors"].items()}
     expected |= {f"AP/{c}/{d:g}": v for c, aps in content["label_aps"].items() for d, v in aps.items()}
     errors = content["label_tp_errors"].items()
-    expected |= {f"{short[k]}/{c}": v for c, tps in errors for k, v in tps.items() if not np.isnan(v)}
-    (FOLDER / "nuscenes-expected.json").write_text(json.dumps(expected, indent=1) + "\n")
+    return expected | {f"{short[k]}/{c}": v for c, tps in errors for k, v in tps.items() if not np.isnan(v)}
 
 
 def waymo():
@@ -155,4 +291,4 @@ def waymo():
 
 
 if __name__ == "__main__":
-    {"nuscenes": nuscenes, "waymo": waymo}[sys.argv[1]]()
+    {"nuscenes": nuscenes, "nuscenes-tables": nuscenes_tables, "waymo": waymo}[sys.argv[1]]()

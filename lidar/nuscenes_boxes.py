@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +121,12 @@ def write_nuscenes_boxes(path: Path, boxes: NuScenesBoxes, meta: Mapping[str, bo
     uses = {f"use_{name}": False for name in ("camera", "lidar", "radar", "map", "external")}
     with write_atomically(path) as file:
         file.write(json.dumps({"meta": {**uses, **(meta or {})}, "results": results}).encode())
+
+
+def select(boxes: NuScenesBoxes, wanted: Array) -> NuScenesBoxes:
+    """The boxes where `wanted`, bool [N], holds; all samples stay."""
+    index = np.flatnonzero(wanted)
+    return NuScenesBoxes(boxes.samples, *(getattr(boxes, f.name)[index] for f in fields(boxes)[1:]))
 
 
 def to_boxes(boxes: NuScenesBoxes, sample: str) -> Boxes3D:

@@ -14,7 +14,8 @@ import numpy as np
 
 from robovision.errors import UsageError
 from robovision.lidar.kitti_matching import assign, group, pairs_within_frames
-from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes
+from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes, select
+from robovision.lidar.nuscenes_truth import has_tables, read_nuscenes_truth
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.rotations import quaternion_to_yaw
 from robovision.types import Array, Metric
@@ -73,11 +74,14 @@ class Matches:
 def evaluate(truth: Path, detections: Path) -> Evaluation:
     """The metrics of nuScenes of two folders with JSON files: `mAP`, `NDS`, the five errors and each class's own.
 
+    The ground truth may also be the dataset's tables, such as `nuscenes/v1.0-trainval`.
+
     Raises:
         UsageError: if the samples differ (they are listed), a file is wrong, a sample has too many boxes, or the
             place of the car is unknown.
     """
-    return score(_read(truth), _read(detections))
+    found = _read(detections)
+    return score(*read_nuscenes_truth(truth, found)) if has_tables(truth) else score(_read(truth), found)
 
 
 def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
@@ -88,8 +92,8 @@ def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
         raise UsageError(f"sample {detections.samples[crowded]} has more than {MOST} boxes; keep the best {MOST}")
     order = np.array([truth.samples.index(t) for t in detections.samples], np.int64)
     places = _places(truth, detections, order)
-    truth = _select(truth, _near(truth, places, np.arange(len(truth.samples))) & (truth.points != 0))
-    detections = _select(detections, _near(detections, places, order))
+    truth = select(truth, _near(truth, places, np.arange(len(truth.samples))) & (truth.points != 0))
+    detections = select(detections, _near(detections, places, order))
     curves: list[Curve] = []
     metrics: list[Metric] = []
     missed: list[Array] = []
@@ -236,11 +240,6 @@ def _near(boxes: NuScenesBoxes, places: Array, order: Array) -> Array:
 
 def _named(boxes: NuScenesBoxes, name: str) -> Array:
     return np.flatnonzero(boxes.names == name)
-
-
-def _select(boxes: NuScenesBoxes, wanted: Array) -> NuScenesBoxes:
-    index = np.flatnonzero(wanted)
-    return NuScenesBoxes(boxes.samples, *(getattr(boxes, f.name)[index] for f in fields(boxes)[1:]))
 
 
 def _read(folder: Path) -> NuScenesBoxes:

@@ -32,7 +32,7 @@ def find_sensor_pose(cloud: Path) -> SensorPose:
     root = cloud.absolute().parents[min(2, len(cloud.absolute().parents) - 1)]
     name = cloud.absolute().relative_to(root).as_posix()
     for folder in sorted(root.glob("v1.0-*")):
-        sweep = next((row for row in _table(folder, "sample_data") if row.get("filename") == name), None)
+        sweep = next((row for row in read_table(folder, "sample_data") if row.get("filename") == name), None)
         if sweep is not None:
             ego, mount = (_row(folder, table, sweep[f"{table}_token"]) for table in ("ego_pose", "calibrated_sensor"))
             return SensorPose(sweep["sample_token"], _pose(ego) @ _pose(mount))
@@ -52,7 +52,12 @@ def to_sensor(boxes: Boxes3D, sensor: SensorPose) -> Boxes3D:
     return Boxes3D(centers, boxes.sizes, yaw, boxes.labels, boxes.classes, boxes.scores, velocities)
 
 
-def _table(folder: Path, name: str) -> list[dict[str, Any]]:
+def read_table(folder: Path, name: str) -> list[dict[str, Any]]:
+    """The rows of one table.
+
+    Raises:
+        UsageError: if it is missing or damaged.
+    """
     path = folder / f"{name}.json"
     try:
         rows = json.loads(read_bytes(path))
@@ -64,7 +69,7 @@ def _table(folder: Path, name: str) -> list[dict[str, Any]]:
 
 
 def _row(folder: Path, name: str, token: str) -> dict[str, Any]:
-    found = next((row for row in _table(folder, name) if row.get("token") == token), None)
+    found = next((row for row in read_table(folder, name) if row.get("token") == token), None)
     if found is None:
         raise UsageError(f"{folder / name}.json has no row {token}; download the tables again")
     return found

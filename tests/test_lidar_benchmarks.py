@@ -16,6 +16,7 @@ from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.evaluate import evaluate
 from robovision.lidar.flow_metric import FlowMetric, FlowTruth, is_dynamic, read_flow_truth, write_flow_truth
 from robovision.lidar.nuscenes_boxes import NuScenesBoxes, read_nuscenes_boxes, write_nuscenes_boxes
+from robovision.lidar.nuscenes_truth import read_nuscenes_truth
 from robovision.lidar.report import Evaluation
 from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, write_waymo_boxes
 from robovision.types import Array
@@ -51,6 +52,55 @@ def test_nuscenes_equals_the_official_devkit(tmp_path: Path) -> None:
     write_nuscenes_boxes(tmp_path / "b.json", boxes)
     again = nuscenes_metric.score(read_nuscenes_boxes(tmp_path / "b.json"), read_nuscenes_boxes(found / "a.json"))
     assert values(again) == ours
+
+
+@pytest.fixture
+def tables(tmp_path: Path) -> tuple[Path, Path, dict[str, float]]:
+    """nuScenes' tables of two made scenes, results, and what the devkit's whole evaluation makes of them."""
+    content = json.loads((HERE / "nuscenes-tables.json").read_text())
+    truth, found = tmp_path / "v1.0-mini", tmp_path / "found"
+    truth.mkdir()
+    for name, rows in content["tables"].items():
+        (truth / f"{name}.json").write_text(json.dumps(rows))
+    write_results(found, content["results"])
+    return truth, found, content["expected"]
+
+
+def write_results(folder: Path, results: dict[str, object]) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "results.json").write_text(json.dumps({"meta": {}, "results": results}))
+
+
+def test_nuscenes_tables_give_the_official_numbers(tables: tuple[Path, Path, dict[str, float]]) -> None:
+    truth, found, expected = tables
+    ours = values(evaluate("nuscenes", truth, found, truth.parent / "out"))
+    assert ours.keys() == expected.keys()
+    assert 0.1 < expected["NDS"] < 0.9
+    for name, value in expected.items():
+        assert ours[name] == pytest.approx(value, abs=1e-9), name
+    raw = read_nuscenes_boxes(found / "results.json")
+    kept, without_racks = read_nuscenes_truth(truth, raw)
+    assert len(without_racks) < len(raw)
+    assert 0 < np.isnan(kept.velocity).any(axis=1).sum() < len(kept)
+
+
+def test_nuscenes_tables_must_fit_the_results(tables: tuple[Path, Path, dict[str, float]]) -> None:
+    truth, found, _ = tables
+    results = json.loads((found / "results.json").read_text())["results"]
+    first = next(iter(results))
+    write_results(found, {token: boxes for token, boxes in results.items() if token != first})
+    with pytest.raises(UsageError, match=f"1 samples of the scenes with detections have none, such as {first}"):
+        nuscenes_metric.evaluate(truth, found)
+    write_results(found, {**results, "elsewhere": []})
+    with pytest.raises(UsageError, match="has no sample elsewhere"):
+        nuscenes_metric.evaluate(truth, found)
+    write_results(found, results)
+    (truth / "ego_pose.json").write_text("[]")
+    with pytest.raises(UsageError, match="has no LIDAR_TOP key frame"):
+        nuscenes_metric.evaluate(truth, found)
+    (truth / "sensor.json").unlink()
+    with pytest.raises(UsageError, match=r"sensor\.json"):
+        nuscenes_metric.evaluate(truth, found)
 
 
 def test_nuscenes_refuses_what_it_cannot_score(tmp_path: Path) -> None:

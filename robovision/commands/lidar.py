@@ -24,12 +24,12 @@ commands:
 
 EVALUATE = """Score detections against ground truth; write numbers, curves and the worst frames.
 
-The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them; waymo: .parquet as the
-dataset 2.0 keeps boxes, with a column `score`; flow: one .npz or .feather a sweep.
+The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them, or for the truth the dataset's
+own tables; waymo: .parquet as the dataset 2.0 keeps boxes, with a column `score`; flow: one .npz or .feather a sweep.
 
 examples:
   robovision lidar evaluate --metric kitti --truth training/label_2 --detections results
-  robovision lidar evaluate --metric nuscenes --truth truth --detections results --out scores"""
+  robovision lidar evaluate --metric nuscenes --truth nuscenes/v1.0-trainval --detections results --out scores"""
 
 SIMULATE = """Write sequences of a simulated LiDAR in streets made by chance, in KITTI's layout, with exact truth.
 
