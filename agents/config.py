@@ -108,6 +108,8 @@ class TrainConfig:
     """Chooses goals, initial weights and the order of the data."""
     noise: float = 0.1
     """Disturbance of the demonstrations; see `robovision demos --help`."""
+    keep_failures: bool = False
+    """Learn from demonstrations too in which the expert fails; see `robovision demos --help`."""
     history: int = 1
     """How many images the policy sees at once; 3 in the CortexBench protocol."""
     env: EnvOptions = EnvOptions(size=64, preset="fastest")

@@ -100,7 +100,7 @@ class Training:
 
     def _collect(self) -> None:
         config = self.config
-        options = DemoOptions(config.task, config.demos, config.seed, config.noise, config.env)
+        options = DemoOptions(config.task, config.demos, config.seed, config.noise, config.env, config.keep_failures)
         with tqdm(total=config.demos, desc="demonstrations", unit="episode") as bar:
             lost = collect(options, self.run.path / "demos", config.workers, lambda done: move(bar, done))
         if lost:

@@ -100,7 +100,7 @@ def nuscenes():
 
 
 def nuscenes_scene(rng):
-    """Two scenes in nuScenes' tables, and results: objects that come and go, gaps in time, cycles in racks, the rest."""
+    """Two scenes in nuScenes' tables, and results: objects that come and go, gaps in time, cycles in racks."""
     from nuscenes.eval.detection.constants import DETECTION_NAMES
 
     kinds = ["vehicle.car", "vehicle.truck", "vehicle.bus.bendy", "vehicle.bus.rigid", "vehicle.bicycle", "animal"]

@@ -14,12 +14,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.experts import available
+from robovision.envs.experts import available, find
 from robovision.envs.minari_dataset import (
     Publisher,
     Spaces,
@@ -34,7 +34,7 @@ from robovision.envs.minari_dataset import (
     open_dataset,
     read_metadata,
 )
-from robovision.envs.minari_episode import Episode, to_hdf5
+from robovision.envs.minari_episode import DISCARDED, Episode, to_hdf5
 from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve
 from robovision.envs.tasks import TASKS
 from robovision.envs.workers import WorkerPool
@@ -42,9 +42,16 @@ from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.seeding import derive
 
+if TYPE_CHECKING:
+    from robovision.envs.env import PixelEnv
+
 HOLD = 0.2
 """The part of the horizon for which a demonstration goes on after the first success, so that a policy learns to stay
 there: with 0.08, 40 of 500 steps, one that solved the task left again in 8 of 10 episodes."""
+ATTEMPTS = 10
+"""Starts that are tried for one demonstration until the expert succeeds."""
+ENOUGH = 0.5
+"""On DMC an expert fails if its return is less than this share of its own mean return."""
 RECORD = "robovision"
 """The key of the dataset's metadata under which lies what was asked for."""
 
@@ -64,6 +71,9 @@ class DemoOptions:
     expert then shows how to recover (DART, Laskey et al., CoRL 2017)."""
     env: EnvOptions = EnvOptions()
     """How the task is seen."""
+    keep_failures: bool = False
+    """Record the episodes too in which the expert fails: those without success at any step, and on DMC those whose
+    return is under half of the expert's mean. Otherwise another start is tried, up to ten for a demonstration."""
 
     def __post_init__(self) -> None:
         find_task(self.task)
@@ -142,8 +152,8 @@ def collect(
         progress: called with the number of episodes that are there.
 
     Raises:
-        UsageError: if the folder holds other demonstrations, naming what differs; if the task has no expert; if
-            the disk is full, and then the episodes before are intact.
+        UsageError: if the folder holds other demonstrations, naming what differs; if the task has no expert, or one
+            that fails ten times in a row; if the disk is full, and then the episodes before are intact.
     """
     require_expert(options.task)
     described = is_described(prepare(options, folder))
@@ -180,7 +190,8 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     metadata = read_metadata(folder)
     if not isinstance(metadata.get(RECORD), dict):
         raise UsageError(f"{folder} holds a Minari dataset that was not recorded by `robovision demos`")
-    differing = differences(metadata[RECORD], wanted)
+    older: dict[str, Any] = {"keep_failures": True}  # before there was a choice
+    differing = differences(older | metadata[RECORD], wanted)
     if differing:
         raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
     return metadata
@@ -253,15 +264,43 @@ def summarise(folder: Path, count: int) -> str:
     """One line about the first `count` demonstrations: successes or else the mean return, frames, bytes a frame."""
     import h5py
 
-    frames, total, solved = 0, 0.0, []
+    frames, discarded, total, solved = 0, 0, 0.0, list[bool]()
     with h5py.File(main_path(folder), "r") as file:
         for episode in (file[f"episode_{k}"] for k in range(count)):
             frames += len(episode["rewards"])
+            discarded += int(episode.attrs.get(DISCARDED, 0))
             total += float(episode["rewards"][()].sum())
             solved += [bool(episode["infos/success"][-1])] if "success" in episode["infos"] else []
     size = sum(episode_path(folder, k).stat().st_size for k in range(count))
     outcome = f"{sum(solved)} successful" if len(solved) == count else f"mean return {total / count:.4g}"
-    return f"{count} demonstrations, {outcome}, {frames} frames, {size / frames:.0f} bytes a frame"
+    left_out = f", {discarded} failed {'attempt' if discarded == 1 else 'attempts'} discarded" if discarded else ""
+    return f"{count} demonstrations, {outcome}{left_out}, {frames} frames, {size / frames:.0f} bytes a frame"
+
+
+def attempt_seed(options: DemoOptions, number: int, attempt: int) -> int:
+    """The seed of an attempt, from 0 on, at a demonstration."""
+    return derive(options.seed, "demonstration", number, *((attempt,) if attempt else ()))
+
+
+def least_return(options: DemoOptions) -> float | None:
+    """The return under which an episode counts as failed; None where success says it.
+
+    Half of the expert's own mean, which is over the task's whole length, or the share of it that the horizon allows.
+    """
+    if find_task(options.task).measure == "success":
+        return None
+    expert = find(options.task)
+    assert expert is not None
+    env, whole = resolve(options.task, options.env), resolve(options.task, EnvOptions())
+    share = env.horizon * env.frame_skip / (whole.horizon * whole.frame_skip)
+    return ENOUGH * expert.info.return_mean * min(1.0, share)
+
+
+def failed(episode: Episode, least: float | None) -> bool:
+    """Whether the expert's episode shows how not to do it: no success at any step, or a return under the least."""
+    if least is not None:
+        return bool(episode.rewards.sum() < least)
+    return episode.success is None or not episode.success.any()
 
 
 class _Recorder:
@@ -273,28 +312,48 @@ class _Recorder:
         self._folder = folder
         self._env = make(options.task, options.env)
         self._hold = hold_steps(resolve(options.task, options.env).horizon)
+        self._rehearsal = make(options.task, dataclasses.replace(options.env, observe=("state",)))  # draws nothing
         self._spaces = Spaces.of(self._env)
 
     def __call__(self, number: int) -> Spaces:
-        seed = derive(self._options.seed, "demonstration", number)
-        content = to_hdf5(self._record(seed), number, seed)
+        keep = self._options.keep_failures
+        seed, discarded = (attempt_seed(self._options, number, 0), 0) if keep else self._try(number)
+        content = to_hdf5(self._record(self._env, seed), number, seed, discarded)
         with write_atomically(episode_path(self._folder, number)) as file:
             file.write(content)
         return self._spaces
 
     def close(self) -> None:
         self._env.close()
+        self._rehearsal.close()
 
-    def _record(self, seed: int) -> Episode:
+    def _try(self, number: int) -> tuple[int, int]:
+        """The seed of the first start from which the expert succeeds, and how many failed before it."""
+        least, returns = least_return(self._options), []
+        for attempt in range(ATTEMPTS):
+            seed = attempt_seed(self._options, number, attempt)
+            episode = self._record(self._rehearsal, seed)
+            if not failed(episode, least):
+                return seed, attempt
+            returns.append(episode.rewards.sum())
+        horizon = self._rehearsal.options.horizon
+        wanted = "a success" if least is None else f"a return of {least:.4g}, half of its mean,"
+        raise UsageError(
+            f"the expert of {self._options.task} failed at {ATTEMPTS} starts of demonstration {number}: none reached "
+            f"{wanted} within {horizon} steps (returns {min(returns):.4g} to {max(returns):.4g}); "
+            f"allow more steps, less noise, or record failures too with --keep-failures"
+        )
+
+    def _record(self, env: PixelEnv, seed: int) -> Episode:
         random = np.random.default_rng(derive(seed, "noise"))
-        observation, info = self._env.reset(seed=seed)
+        observation, info = env.reset(seed=seed)
         observations, infos, steps = [observation], [info], []
         held = 0
         over = False
         while not over and held <= self._hold:
-            action = self._env.expert_action()
+            action = env.expert_action()
             disturbed = action + random.normal(0.0, self._options.noise, action.shape).astype(np.float32)
-            observation, reward, terminated, truncated, info = self._env.step(disturbed.clip(-1, 1))
+            observation, reward, terminated, truncated, info = env.step(disturbed.clip(-1, 1))
             observations.append(observation)
             infos.append(info)
             steps.append((action, float(reward), terminated, truncated))

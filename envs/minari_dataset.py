@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.minari_episode import Episode, from_minari
+from robovision.envs.minari_episode import DISCARDED, Episode, from_minari
 from robovision.errors import UsageError
 from robovision.files import cannot_write, write_atomically, write_json
 
@@ -124,7 +124,7 @@ class Publisher:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._steps: list[int] = []
+        self._counts: list[tuple[int, int]] = []
 
     def publish(self, spaces: Spaces | None = None) -> None:
         """Link the files that have come; `spaces` are needed unless the metadata has them.
@@ -134,26 +134,28 @@ class Publisher:
         Raises:
             UsageError: if an episode is damaged, naming it, or something can't be written.
         """
-        while (path := episode_path(self._folder, len(self._steps))).exists():
-            self._steps.append(_steps(path))
+        while (path := episode_path(self._folder, len(self._counts))).exists():
+            self._counts.append(_counts(path))
         present = read_metadata(self._folder)
         metadata = {**present, **({} if spaces is None else vars(spaces))}
-        known = is_described(present) and len(self._steps) == present["total_episodes"]
+        known = is_described(present) and len(self._counts) == present["total_episodes"]
         if known or not is_described(metadata):
             return
         with write_atomically(main_path(self._folder)) as file:
-            file.write(_links(len(self._steps)))
-        size = sum(episode_path(self._folder, k).stat().st_size for k in range(len(self._steps)))
-        counts = {"total_episodes": len(self._steps), "total_steps": sum(self._steps)}
+            file.write(_links(len(self._counts)))
+        size = sum(episode_path(self._folder, k).stat().st_size for k in range(len(self._counts)))
+        steps, discarded = np.array(self._counts, int).reshape(-1, 2).sum(axis=0).tolist()
+        counts = {"total_episodes": len(self._counts), "total_steps": steps, DISCARDED: discarded}
         write_json(metadata_path(self._folder), {**metadata, **counts, "dataset_size": round(size / MEGABYTE, 1)})
 
 
-def _steps(path: Path) -> int:
+def _counts(path: Path) -> tuple[int, int]:
+    """An episode's steps, and the attempts that were discarded before it."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            return int(file.attrs["total_steps"])
+            return int(file.attrs["total_steps"]), int(file.attrs.get(DISCARDED, 0))
     except (OSError, KeyError) as error:
         raise UsageError(f"{path} is damaged ({error}): delete it and collect again") from error
 

@@ -22,6 +22,9 @@ that what did not move costs next to nothing; more would compress no better."""
 FRAMES = 512
 """Frames a chunk at most."""
 GZIP = 4
+DISCARDED = "discarded_attempts"
+"""The attribute of an episode, and the key of a dataset's metadata, that counts attempts in which the expert failed.
+An episode without it has none."""
 Arrays = dict[str, NDArray[Any]]
 
 
@@ -55,16 +58,19 @@ class Episode:
         return self.infos["success"][-len(self) :].astype(bool).reshape(len(self))
 
 
-def to_hdf5(episode: Episode, number: int, seed: int) -> bytes:
+def to_hdf5(episode: Episode, number: int, seed: int, discarded: int = 0) -> bytes:
     """An HDF5 file whose root is this episode's group, as Minari 0.5 lays it out; lossless.
 
-    Images, [T, ..., H, W], lie in chunks of a few rows through time, compressed by gzip.
+    `discarded` counts the attempts before it that failed. Images, [T, ..., H, W], lie in chunks of a few rows
+    through time, compressed by gzip.
     """
     import h5py
 
     content = io.BytesIO()
     with h5py.File(content, "w") as file:
-        file.attrs.update({"id": number, "seed": seed, "total_steps": len(episode)})
+        file.attrs.update(
+            {"id": number, "seed": seed, "total_steps": len(episode)} | ({DISCARDED: discarded} if discarded else {})
+        )
         _store(file.create_group("observations"), episode.observations)
         _store(file.create_group("infos"), episode.infos)
         names = ("actions", "rewards", "terminations", "truncations")

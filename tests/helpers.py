@@ -14,6 +14,7 @@ TINY_ENV = EnvOptions(size=32, preset="fastest", horizon=12)
 TINY = TrainConfig(
     demos=2,
     seed=3,
+    keep_failures=True,
     env=TINY_ENV,
     encoder=EncoderOptions(),
     optimisation=Optimisation(epochs=6, batch=8, checkpoint_every=4, precision="float32"),
@@ -25,7 +26,19 @@ TINY = TrainConfig(
 """A complete run that takes seconds and learns nothing."""
 
 TINY_ARGUMENTS = [
-    *("--demos", "2", "--seed", "3", "--env.size", "32", "--env.preset", "fastest", "--env.horizon", "12"),
+    *(
+        "--demos",
+        "2",
+        "--seed",
+        "3",
+        "--keep-failures",
+        "--env.size",
+        "32",
+        "--env.preset",
+        "fastest",
+        "--env.horizon",
+        "12",
+    ),
     *("--optimisation.epochs", "6", "--optimisation.batch", "8", "--optimisation.checkpoint-every", "4"),
     *("--optimisation.precision", "float32", "--evaluation.episodes", "2", "--evaluation.times", "2"),
     *("--device", "cpu", "--threads", "1", "--workers", "2"),

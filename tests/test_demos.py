@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+import json
 import os
 import shutil
 import signal
@@ -19,18 +20,31 @@ import torch
 
 from robovision.agents.clips import Clips, histories, random_shift
 from robovision.envs import make
-from robovision.envs.demos import Demonstrations, DemoOptions, collect, load, prepare, summarise
+from robovision.envs.demos import (
+    Demonstrations,
+    DemoOptions,
+    collect,
+    failed,
+    least_return,
+    load,
+    prepare,
+    summarise,
+)
+from robovision.envs.experts import find
 from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata
+from robovision.envs.minari_episode import Episode
+from robovision.envs.registry import EnvOptions
 from robovision.errors import UsageError
 from robovision.seeding import derive
 from tests.helpers import TINY_ENV
 
-OPTIONS = DemoOptions(episodes=3, seed=5, noise=0.1, env=TINY_ENV)
+OPTIONS = DemoOptions(episodes=3, seed=5, noise=0.1, env=TINY_ENV, keep_failures=True)
 EPISODES = 40
 RECORDING = [
     *(sys.executable, "-m", "robovision.cli", "demos", "--task", "metaworld/drawer-open", "--episodes", str(EPISODES)),
     *("--seed", "5"),
     *("--noise", "0.1", "--env.size", "32", "--env.preset", "fastest", "--env.horizon", "12", "--workers", "2"),
+    "--keep-failures",
 ]
 
 
@@ -128,6 +142,67 @@ def test_other_demonstrations_are_not_mixed_in(recorded: Path, tmp_path: Path) -
     (data_folder(tmp_path) / "metadata.json").write_text(content[:50])
     with pytest.raises(UsageError, match=r"metadata\.json can't be read"):
         prepare(OPTIONS, tmp_path)
+
+
+SHORT = DemoOptions(episodes=2, seed=1, noise=0.1, env=dataclasses.replace(TINY_ENV, size=16, horizon=88))
+"""So few steps that the expert opens the drawer in time from some starts only."""
+
+
+def test_failures_are_not_recorded_whatever_the_number_of_workers(tmp_path: Path) -> None:
+    for name, workers in (("one", 1), ("two", 2)):
+        collect(SHORT, tmp_path / name, workers)
+    assert same_files(tmp_path / "one", tmp_path / "two")
+    collect(dataclasses.replace(SHORT, episodes=1), tmp_path / "again", 1)
+    collect(SHORT, tmp_path / "again", 1)
+    assert same_files(tmp_path / "one", tmp_path / "again")
+    kept = dataclasses.replace(SHORT, keep_failures=True)
+    collect(kept, tmp_path / "kept", 1)
+    chosen, plain = (list(minari.MinariDataset(data_folder(tmp_path / name))) for name in ("one", "kept"))
+    assert all(episode.infos["success"].any() for episode in chosen)
+    solved = [bool(episode.infos["success"].any()) for episode in plain]
+    assert 0 < sum(solved) < 2, "this tells nothing unless some starts succeed and some fail"
+    for one, other, success in zip(chosen, plain, solved, strict=True):
+        if success:  # attempt 0 has the seed that it had before there were attempts
+            assert np.array_equal(one.observations["pixels"], other.observations["pixels"])
+    discarded = read_metadata(tmp_path / "one")["discarded_attempts"]
+    assert discarded >= 2 - sum(solved)
+    assert f", {discarded} failed attempt" in summarise(tmp_path / "one", 2)
+    assert read_metadata(tmp_path / "kept")["discarded_attempts"] == 0
+    assert "discarded" not in summarise(tmp_path / "kept", 2)
+    with pytest.raises(UsageError, match="keep_failures: True there, False wanted"):
+        collect(SHORT, tmp_path / "kept", 1)
+
+
+def test_datasets_from_before_the_choice_hold_failures(recorded: Path, tmp_path: Path) -> None:
+    shutil.copytree(recorded, folder := tmp_path / "older")
+    metadata = read_metadata(folder)
+    del metadata["robovision"]["keep_failures"]
+    metadata_path(folder).write_text(json.dumps(metadata))
+    assert collect(OPTIONS, folder, 1) == 0
+    with pytest.raises(UsageError, match="keep_failures: True there, False wanted"):
+        collect(dataclasses.replace(OPTIONS, keep_failures=False), folder, 1)
+
+
+def test_an_expert_that_always_fails_is_said(tmp_path: Path) -> None:
+    said = r"metaworld/drawer-open failed at 10 starts of demonstration 0: none reached a success within 12 steps"
+    with pytest.raises(UsageError, match=said):
+        collect(dataclasses.replace(OPTIONS, episodes=1, keep_failures=False), tmp_path, 1)
+
+
+def test_on_dmc_a_return_under_half_of_the_experts_mean_fails() -> None:
+    mean = find("dmc/walker-walk").info.return_mean  # type: ignore[union-attr]
+    assert least_return(DemoOptions("dmc/walker-walk")) == mean / 2
+    assert least_return(DemoOptions("dmc/walker-walk", env=EnvOptions(horizon=100))) == pytest.approx(mean / 10)
+    assert least_return(DemoOptions("metaworld/drawer-open")) is None
+    ends = np.zeros(2, bool)
+    for rewards, least, success, expected in (
+        ([3.0, 1.9], 5.0, None, True),
+        ([3.0, 2.0], 5.0, None, False),
+        ([9.0, 9.0], None, [False, False, False], True),
+        ([0.0, 0.0], None, [False, True, False], False),
+    ):
+        infos = {} if success is None else {"success": np.array(success)}
+        assert failed(Episode({}, np.zeros((2, 1)), np.array(rewards), ends, ends, infos), least) is expected
 
 
 def test_damaged_and_missing_episodes_are_named_and_collected_again(recorded: Path, tmp_path: Path) -> None:
