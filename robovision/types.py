@@ -29,6 +29,7 @@ class Keypoints:
         descriptors: float32 [N, D], or None if they have not been computed.
         angles: float32 [N], radians, from the x axis towards the y axis (clockwise to the eye), or None.
         scales: float32 [N], radius in pixels of what the keypoint describes, or None.
+        uncertainties: float32 [N], standard deviation of the place in pixels, or None.
 
     Raises:
         ValueError: for wrong shapes, NaN or infinite numbers, or keypoints outside the image.
@@ -40,6 +41,7 @@ class Keypoints:
     descriptors: Array | None = None
     angles: Array | None = None
     scales: Array | None = None
+    uncertainties: Array | None = None
 
     def __post_init__(self) -> None:
         _freeze(self, "xy", np.float32, (None, 2))
@@ -48,6 +50,7 @@ class Keypoints:
         _freeze(self, "descriptors", np.float32, (count, None))
         _freeze(self, "angles", np.float32, (count,))
         _freeze(self, "scales", np.float32, (count,))
+        _freeze(self, "uncertainties", np.float32, (count,))
         width, height = self.image_size
         if width < 1 or height < 1:
             raise ValueError(f"Keypoints.image_size must be (width, height) >= 1, got {self.image_size}")
