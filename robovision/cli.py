@@ -14,6 +14,7 @@ from robovision.commands import (
     bench,
     demonstrations,
     doctor,
+    keypoints_training,
     lidar,
     policies,
     pretrain,
@@ -31,6 +32,7 @@ commands:
   evaluate   play episodes with a trained policy
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
+  keypoints  train S-TREK: `robovision keypoints train --help`
   lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   symmetry   how an encoder answers when the image moves or turns
@@ -49,6 +51,7 @@ COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
+    **keypoints_training.COMMANDS,
     **lidar.COMMANDS,
     **weights.COMMANDS,
     **symmetry.COMMANDS,

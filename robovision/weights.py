@@ -92,6 +92,13 @@ def load(path: Path) -> dict[str, Tensor]:
         raise UsageError(f"{path} is no readable safetensors file: {error}") from error
 
 
+def load_floats(path: Path) -> dict[str, Tensor]:
+    """Like `load`, with half precision widened to float32."""
+    import torch
+
+    return {name: value.float() if value.dtype == torch.float16 else value for name, value in load(path).items()}
+
+
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
     """Copy tensors into a module that has exactly their names and shapes.
 

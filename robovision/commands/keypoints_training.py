@@ -1,0 +1,84 @@
+"""Train S-TREK."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from robovision.commands import Command, program, resumed_path
+from robovision.errors import UsageError
+from robovision.keypoints.strek_config import StrekConfig
+from robovision.run import Run, differences
+
+TRAIN = """Train S-TREK's keypoint detector, or its descriptor, on homographies of procedural pictures and photographs.
+
+First the detector, by the repeatability of the points that it draws; then the descriptor, at the detector's points.
+
+examples:
+  robovision keypoints train --images photographs --out runs/detector
+  robovision keypoints train --part descriptor --detector-weights runs/detector/detector.safetensors
+  robovision keypoints train --resume runs/detector"""
+
+SPACE = 20_000_000
+"""Bytes that a run needs at most."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """The options of `robovision keypoints train`."""
+
+    config: Annotated[StrekConfig, tyro.conf.arg(name="")] = StrekConfig()
+    out: Path | None = None
+    """The run folder; by default a new one under runs/."""
+    resume: Path | None = None
+    """Continue the run in this folder; the other options must not differ from the run's."""
+
+
+def _train(options: Train) -> int:
+    from robovision.keypoints.training import Training
+
+    run, config = _run(options)
+    try:
+        with run.lock():
+            metrics = Training(run, config).execute()
+    except KeyboardInterrupt:
+        print(f"\nstopped; continue with: {program()} keypoints train --resume {run.path}", file=sys.stderr)
+        return 130
+    for metric in metrics:
+        print(f"  {metric.name:<24} {metric}")
+    print(f"weights    {run.path / f'{config.part}.safetensors'}\nlook at    {run.path / 'curve.csv'}")
+    return 0
+
+
+def _run(options: Train) -> tuple[Run, StrekConfig]:
+    config = options.config
+    if options.resume is None:
+        config = dataclasses.replace(
+            config, images=_absolute(config.images), detector_weights=_absolute(config.detector_weights)
+        )
+        path = options.out or Path("runs") / f"strek-{config.part}-seed{config.seed}"
+        return Run.create(path, "keypoints train", config, SPACE), config
+    run = Run.open(options.resume)
+    changed = differences(run.config(StrekConfig), config)
+    changed += ["--out: a resumed run stays in its folder"] if options.out else []
+    if changed:
+        raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+    return run, config
+
+
+def _absolute(path: Path | None) -> Path | None:
+    return None if path is None else path.resolve()
+
+
+def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
+    """The defaults of `keypoints train`: with --resume, those of the run."""
+    path = resumed_path(arguments)
+    return arguments, Train() if path is None else Train(config=Run.open(path).config(StrekConfig), resume=path)
+
+
+COMMANDS = {"keypoints train": Command(Train, TRAIN, _train, _prepare)}

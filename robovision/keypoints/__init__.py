@@ -1,0 +1,1 @@
+"""Keypoints on images: S-TREK, and what is built on keypoints."""

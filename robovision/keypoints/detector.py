@@ -1,0 +1,61 @@
+"""The detector of S-TREK: how good a keypoint each pixel is, and its orientation, in kind when the image turns.
+
+After Santellani et al., "S-TREK: Sequential translation and rotation equivariant keypoints for local feature
+extraction", ICCV 2023 (arXiv 2308.14598), from the paper's description: its code and weights are not public. The
+orientation is an addition: the last layer has a second regular field, read as a vector.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from robovision.keypoints.strek_config import DetectorOptions
+from robovision.symmetry.groupconv import FieldNorm, LiftingConv, PlaneGroup, RegularConv, export, split
+
+
+@dataclass(frozen=True)
+class Detection:
+    """What the detector makes of images [B, 1, H, W].
+
+    Convention:
+        logits: [B, H - 2 margin, W - 2 margin], in -1..1, larger is better; the entry (0, 0) is the pixel
+            (margin, margin).
+        vectors: [B, 2, ...], (x, y) with y down: the direction is the keypoint's orientation, the length says how
+            clear it is.
+    """
+
+    logits: Tensor
+    vectors: Tensor
+
+
+class Detector(nn.Module):
+    """Images [B, 1, H, W] in 0..1, grey, to a `Detection`."""
+
+    compass: Tensor
+
+    def __init__(self, options: DetectorOptions) -> None:
+        super().__init__()
+        group = PlaneGroup.parse(options.group)
+        fields, kernel = options.fields, options.kernel
+        parts: list[nn.Module] = [LiftingConv(group, 1, fields, kernel), FieldNorm(group, fields), nn.ReLU()]
+        for _ in range(options.layers - 2):
+            parts += [RegularConv(group, fields, fields, kernel), FieldNorm(group, fields), nn.ReLU()]
+        self.options = options
+        self.group = group
+        self.layers = nn.Sequential(*parts, RegularConv(group, fields, 2, kernel))
+        angles = group.angles()
+        compass = torch.stack([angles.cos(), -angles.sin()]).float()
+        self.register_buffer("compass", compass, persistent=False)
+
+    def forward(self, images: Tensor) -> Detection:
+        fields = split(self.layers(images), self.group.size)
+        return Detection(fields[:, 0].amax(1).tanh(), torch.einsum("bghw,cg->bchw", fields[:, 1], self.compass))
+
+    def exported(self) -> Detector:
+        """The same detector in evaluation, of plain convolutions: faster, but it can't be trained."""
+        plain = Detector(self.options)
+        plain.layers = export(self.layers)
+        return plain.eval().requires_grad_(False).to(self.compass)
