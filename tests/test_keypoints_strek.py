@@ -314,3 +314,18 @@ def test_the_command_trains_and_resumes(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["keypoints", "train", "--resume", str(path)]) == 0
     assert main(["keypoints", "train", "--resume", str(path), "--steps", "9"]) == 2
     assert "--steps: 1 -> 9" in capsys.readouterr().err
+
+
+def test_the_embedded_weights_are_small_have_a_card_and_hold_under_a_turn(leaf: Tensor) -> None:
+    path = weights.find("strek")
+    assert path.stat().st_size <= 4_000_000
+    card = path.with_suffix(".md").read_text()
+    assert weights.EMBEDDED["strek"].sha256 in card
+    assert "robovision keypoints train" in card
+    strek, image = Strek.load(ExtractorOptions(most=100)), leaf.numpy()
+    first, second = strek.extract(image), strek.extract(np.ascontiguousarray(np.rot90(image)))
+    assert first.descriptors is not None and second.descriptors is not None
+    nearest = (first.descriptors @ second.descriptors.T).argmax(1)
+    x, y = first.xy.T
+    distance = np.linalg.norm(np.stack([y, 159 - x], 1) - second.xy[nearest], axis=1)
+    assert (distance < 0.1).mean() > 0.95
