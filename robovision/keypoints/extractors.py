@@ -1,0 +1,116 @@
+"""Extractors of keypoints by name, all of one kind: an image in, keypoints out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from robovision.errors import UsageError, unknown
+from robovision.keypoints import opencv
+from robovision.keypoints.pixels import grey
+from robovision.types import Array, Keypoints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Method = Callable[[Array], Keypoints]
+"""From grey float32 [H, W] in 0..1 to keypoints, strongest first."""
+
+METHODS: dict[str, Callable[[int], Method]] = {"sift": opencv.sift, "rootsift": opencv.rootsift, "orb": opencv.orb}
+"""Every extractor: from the number of keypoints to a method."""
+
+CANDIDATES = 4
+"""Keypoints that uniform coverage chooses from, for each that it keeps."""
+
+
+class Extractor:
+    """Extracts keypoints of one kind; `load` makes it."""
+
+    def __init__(self, name: str, method: Method, num_keypoints: int, uniform: bool) -> None:
+        self.name = name
+        self.num_keypoints = num_keypoints
+        self.uniform = uniform
+        self._method = method
+
+    def extract(self, image: Array | Tensor) -> Keypoints:
+        """The keypoints of one image, strongest first: at most `num_keypoints`, none in a level image.
+
+        Args:
+            image: grey or RGB, with alpha or without; a NumPy array [H, W] or [H, W, C] or a tensor [H, W] or
+                [C, H, W]; uint8, uint16, or floating point in 0..1.
+
+        Raises:
+            ValueError: for another shape or type, an empty image, NaN, or numbers outside of 0..1.
+        """
+        found = self._method(grey(image))
+        if self.uniform:
+            return select(found, uniform_coverage(found.xy, found.scores, self.num_keypoints))
+        return found if len(found) <= self.num_keypoints else select(found, np.arange(self.num_keypoints))
+
+    def extract_batch(self, images: Array | Tensor | Iterable[Array | Tensor]) -> list[Keypoints]:
+        """The keypoints of each image of a batch: an array or a tensor with one more axis in front, or single images.
+
+        Raises:
+            ValueError: as `extract` does.
+        """
+        return [self.extract(image) for image in images]
+
+
+def load(name: str, num_keypoints: int = 1024, uniform: bool = False) -> Extractor:
+    """The extractor of this name.
+
+    Args:
+        name: "sift", "rootsift" or "orb".
+        num_keypoints: how many at most in an image.
+        uniform: choose them for even coverage instead of the strongest ones.
+
+    Raises:
+        UsageError: for an unknown name or less than one keypoint, or if OpenCV is not installed.
+    """
+    if name not in METHODS:
+        raise unknown("extractor", name, METHODS)
+    if num_keypoints < 1:
+        raise UsageError(f"num_keypoints must be at least 1, got {num_keypoints}")
+    return Extractor(name, METHODS[name](num_keypoints * (CANDIDATES if uniform else 1)), num_keypoints, uniform)
+
+
+def select(keypoints: Keypoints, chosen: Array) -> Keypoints:
+    """The keypoints with these indices, in their order, or those where a mask [N] is true."""
+    arrays: dict[str, Any] = {
+        field.name: value[chosen]
+        for field in dataclasses.fields(keypoints)
+        if isinstance(value := getattr(keypoints, field.name), np.ndarray)
+    }
+    return dataclasses.replace(keypoints, **arrays)
+
+
+def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 0.9, chunk: int = 1024) -> Array:
+    """Indices of at most `count` points that cover the image evenly, strongest first.
+
+    Adaptive non-maximal suppression (Brown, Szeliski and Winder, CVPR 2005, section 3): those that are farthest
+    from any clearly stronger point, one whose score times `robustness` is still above theirs.
+
+    Args:
+        xy: [N, 2], pixels.
+        scores: [N], positive where `robustness` is to mean something.
+        count: how many.
+        robustness: 0..1; 1 counts every stronger point.
+        chunk: points whose distances are in memory at once.
+    """
+    if len(xy) <= count:
+        return np.argsort(-scores, kind="stable")
+    radii = np.concatenate(
+        [
+            np.where(
+                robustness * scores[None] > scores[start : start + chunk, None],
+                ((xy[start : start + chunk, None] - xy[None]) ** 2).sum(-1),
+                np.inf,
+            ).min(axis=1)
+            for start in range(0, len(xy), chunk)
+        ]
+    )
+    kept = np.lexsort([-scores, -radii])[:count]
+    return kept[np.argsort(-scores[kept], kind="stable")]
