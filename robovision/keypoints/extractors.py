@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 Method = Callable[[Array], Keypoints]
 """From grey float32 [H, W] in 0..1 to keypoints, strongest first."""
 
-METHODS: dict[str, Callable[[int], Method]] = {"sift": opencv.sift, "rootsift": opencv.rootsift, "orb": opencv.orb}
+
+def _strek(num_keypoints: int) -> Method:
+    from robovision.keypoints.strek import ExtractorOptions, Strek
+
+    return Strek.load(ExtractorOptions(most=num_keypoints)).extract
+
+
+METHODS: dict[str, Callable[[int], Method]] = {
+    "strek": _strek,
+    "sift": opencv.sift,
+    "rootsift": opencv.rootsift,
+    "orb": opencv.orb,
+}
 """Every extractor: from the number of keypoints to a method."""
 
 CANDIDATES = 4
@@ -63,12 +75,12 @@ def load(name: str, num_keypoints: int = 1024, uniform: bool = False) -> Extract
     """The extractor of this name.
 
     Args:
-        name: "sift", "rootsift" or "orb".
+        name: "strek", "sift", "rootsift" or "orb"; the last three need OpenCV.
         num_keypoints: how many at most in an image.
         uniform: choose them for even coverage instead of the strongest ones.
 
     Raises:
-        UsageError: for an unknown name or less than one keypoint, or if OpenCV is not installed.
+        UsageError: for an unknown name or less than one keypoint, or if OpenCV is needed and not installed.
     """
     if name not in METHODS:
         raise unknown("extractor", name, METHODS)
