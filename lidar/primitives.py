@@ -57,7 +57,7 @@ def cast(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
     for first in range(0, len(origins), CHUNK):
         part = slice(first, first + CHUNK)
         seen = _in_view(shapes, origins[part], directions[part])
-        i, near = _near(shapes.center[seen], _reach(shapes)[seen], origins[part], directions[part])
+        i, near = _near(shapes.center[seen], reaches(shapes)[seen], origins[part], directions[part])
         j = seen[near]
         found = _hit(shapes, j, origins[part][i], directions[part][i])
         closest = distance[part].scatter_reduce(0, i, found, "amin")
@@ -70,31 +70,27 @@ def cast(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tenso
 
 def normals(shapes: Primitives, index: Tensor, points: Tensor) -> Tensor:
     """Outward unit normals [P, 3] of the shapes index[p] >= 0 at points [P, 3] of their surfaces."""
-    kind, size = shapes.kind[index], shapes.size[index]
-    local = torch.einsum("pji,pj->pi", shapes.rotation[index], points - shapes.center[index])
-    radial = torch.stack([local[:, 0], local[:, 1], torch.zeros_like(local[:, 2])], dim=1)
-    up = torch.tensor([0.0, 0.0, 1.0], dtype=local.dtype, device=local.device).expand_as(local)
-    height = size[:, 1]
-    axis = (local.abs() / size.clamp(min=1e-9)).argmax(dim=1, keepdim=True)
-    face = torch.zeros_like(local).scatter(1, axis, local.gather(1, axis).sign())
-    on_cap = (local[:, 2].abs() - height) > (radial.norm(dim=1) - size[:, 0])
-    ends = torch.maximum(torch.minimum(local[:, 2], height), -height)
-    choices = {
-        BOX: face,
-        ELLIPSOID: local / size.clamp(min=1e-9).square(),
-        CYLINDER: torch.where(on_cap[:, None], up * local[:, 2:].sign(), radial),
-        CAPSULE: torch.stack([local[:, 0], local[:, 1], local[:, 2] - ends], dim=1),
-        PLANE: up,
-    }
-    result = torch.zeros_like(local)
-    for k, normal in choices.items():
-        result = torch.where((kind == k)[:, None], normal, result)
-    turned = torch.einsum("pij,pj->pi", shapes.rotation[index], result)
-    unit: Tensor = turned / turned.norm(dim=1, keepdim=True).clamp(min=1e-12)
-    return unit
+    rotation = shapes.rotation[index]
+    local = torch.einsum("pji,pj->ip", rotation, points - shapes.center[index]).contiguous()
+    unit = local_normals(shapes.kind[index], shapes.size[index].T.contiguous(), local)
+    return torch.einsum("pij,jp->pi", rotation, unit)
 
 
-def _reach(shapes: Primitives) -> Tensor:
+def local_normals(kind: Tensor, size: Tensor, points: Tensor) -> Tensor:
+    """Outward unit normals [3, P] at points [3, P] of the surfaces of shapes of kinds [P] and sizes [3, P].
+
+    Points and normals are given in the shapes' own frames.
+    """
+    result = torch.zeros_like(points)
+    for k, normal in _NORMALS.items():
+        mine = (kind == k).nonzero()[:, 0]
+        if len(mine):
+            found = normal(points.index_select(1, mine), size.index_select(1, mine))
+            result[:, mine] = found / found.square().sum(dim=0).sqrt().clamp(min=1e-12)
+    return result
+
+
+def reaches(shapes: Primitives) -> Tensor:
     """The radius [G] of the sphere around each shape; of planes it is infinite."""
     size, kind = shapes.size, shapes.kind
     radius = torch.where(kind == BOX, size.norm(dim=1), size.amax(dim=1))
@@ -113,7 +109,7 @@ def _in_view(shapes: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
     depth = directions @ ahead
     if depth.min() < 0.2 or left.norm() < 0.5:
         return torch.arange(len(shapes), device=origins.device)
-    reach = _reach(shapes) * (1 + SLACK) + (origins - middle).norm(dim=1).max() + 0.01
+    reach = reaches(shapes) * (1 + SLACK) + (origins - middle).norm(dim=1).max() + 0.01
     offset = shapes.center - middle
     keep = offset @ ahead >= -reach
     for across in (left, torch.linalg.cross(ahead, left)):
@@ -142,77 +138,117 @@ def _near(center: Tensor, reach: Tensor, origins: Tensor, directions: Tensor) ->
 def _hit(shapes: Primitives, j: Tensor, origins: Tensor, directions: Tensor) -> Tensor:
     """The distance [P] at which ray p hits shape j[p], inf for never."""
     rotation, kinds = shapes.rotation[j], shapes.kind[j]
-    start = torch.einsum("pji,pj->pi", rotation, origins - shapes.center[j])
-    step = torch.einsum("pji,pj->pi", rotation, directions)
-    result = torch.full_like(start[:, 0], torch.inf)
-    for kind, hit in _HITS.items():
+    start = torch.einsum("pji,pj->ip", rotation, origins - shapes.center[j])
+    step = torch.einsum("pji,pj->ip", rotation, directions)
+    size = shapes.size[j].T
+    result = torch.full_like(start[0], torch.inf)
+    for kind, hit in HITS.items():
         chosen = (kinds == kind).nonzero()[:, 0]
         if len(chosen):
-            result[chosen] = hit(start[chosen], step[chosen], shapes.size[j[chosen]])
+            result[chosen] = hit(start[:, chosen], step[:, chosen], size[:, chosen])
     return result
+
+
+# In a shape's own frame; the coordinates come first, so that every operation runs along memory.
 
 
 def _box(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
     inverse = 1 / torch.where(step.abs() < 1e-12, 1e-12, step)
-    one, other = (-size - start) * inverse, (size - start) * inverse
-    enter = torch.minimum(one, other).amax(dim=1)
-    leave = torch.maximum(one, other).amin(dim=1)
-    return _first(torch.where(enter <= leave, torch.stack([enter, leave]), torch.inf))
+    middle, half = -start * inverse, size * inverse.abs()
+    enter, leave = (middle - half).amax(dim=0), (middle + half).amin(dim=0)
+    first = torch.where(enter >= 0, enter, leave)
+    return torch.where((enter <= leave) & (leave >= 0), first, torch.inf)
 
 
 def _ellipsoid(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    return _first(_roots(start / size, step / size))
+    return _first(*_roots(start / size, step / size))
 
 
 def _cylinder(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
     sides = _side(start, step, size)
-    caps = torch.stack([_cap(start, step, size, 1.0), _cap(start, step, size, -1.0)])
-    return _first(torch.cat([sides, caps]))
+    return _first(*sides, *(_cap(start, step, size, sign) for sign in (1.0, -1.0)))
 
 
 def _capsule(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    found = [_side(start, step, size)]
+    found = [*_side(start, step, size)]
     for sign in (1.0, -1.0):
         offset = start.clone()
-        offset[:, 2] -= sign * size[:, 1]
-        roots = _roots(offset / size[:, :1], step / size[:, :1])
-        found.append(torch.where(sign * (offset[:, 2] + roots * step[:, 2]) >= 0, roots, torch.inf))
-    return _first(torch.cat(found))
+        offset[2] -= sign * size[1]
+        roots = _roots(offset / size[0], step / size[0])
+        found += [torch.where(sign * (offset[2] + root * step[2]) >= 0, root, torch.inf) for root in roots]
+    return _first(*found)
 
 
 def _plane(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    time = -start[:, 2] / torch.where(step[:, 2] < -1e-12, step[:, 2], -1e-12)
-    return torch.where((step[:, 2] < -1e-12) & (time >= 0), time, torch.inf)
+    time = -start[2] / step[2].clamp(max=-1e-12)
+    return torch.where((step[2] < -1e-12) & (time >= 0), time, torch.inf)
 
 
-def _side(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    """Where rays meet the round sides [2, P] of cylinders; inf for never."""
-    flat = torch.tensor([1.0, 1.0, 0.0], dtype=start.dtype, device=start.device) / size[:, :1]
-    roots = _roots(start * flat, step * flat)
-    return torch.where((start[:, 2] + roots * step[:, 2]).abs() <= size[:, 1], roots, torch.inf)
+def _side(start: Tensor, step: Tensor, size: Tensor) -> list[Tensor]:
+    """Where rays meet the round sides of cylinders, twice [P]; inf for never."""
+    roots = _roots(start[:2] / size[0], step[:2] / size[0])
+    return [torch.where((start[2] + root * step[2]).abs() <= size[1], root, torch.inf) for root in roots]
 
 
 def _cap(start: Tensor, step: Tensor, size: Tensor, sign: float) -> Tensor:
-    time = (sign * size[:, 1] - start[:, 2]) / torch.where(step[:, 2].abs() < 1e-12, 1e-12, step[:, 2])
-    inside = (start[:, :2] + time[:, None] * step[:, :2]).square().sum(dim=1) <= size[:, 0].square()
+    time = (sign * size[1] - start[2]) / torch.where(step[2].abs() < 1e-12, 1e-12, step[2])
+    inside = (start[:2] + time * step[:2]).square().sum(dim=0) <= size[0].square()
     return torch.where(inside, time, torch.inf)
 
 
-def _roots(start: Tensor, step: Tensor) -> Tensor:
-    """The times [2, P] at which start + time * step has length 1; inf for never.
+def _roots(start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
+    """The times [P] and [P] at which start + time * step, [2 or 3, P], has length 1; inf for never.
 
     The middle of the chord is found first: far from a small sphere the textbook formula would lose all digits.
     """
-    square = step.square().sum(dim=1).clamp(min=1e-24)
-    middle = -(start * step).sum(dim=1) / square
-    room = 1 - (start + middle[:, None] * step).square().sum(dim=1)
+    square = step.square().sum(dim=0).clamp(min=1e-24)
+    middle = -(start * step).sum(dim=0) / square
+    room = 1 - (start + middle * step).square().sum(dim=0)
     half = (room.clamp(min=0) / square).sqrt()
-    return torch.where(room >= 0, torch.stack([middle - half, middle + half]), torch.inf)
+    middle = torch.where(room >= 0, middle, torch.inf)
+    return middle - half, middle + half
 
 
-def _first(times: Tensor) -> Tensor:
-    """The smallest time [P] of [K, P] that is not negative."""
-    return torch.where(times >= 0, times, torch.inf).amin(dim=0)
+def _first(*times: Tensor) -> Tensor:
+    """The smallest time [P] that is not negative."""
+    result = torch.full_like(times[0], torch.inf)
+    for time in times:
+        result = torch.where(time >= 0, torch.minimum(result, time), result)
+    return result
 
 
-_HITS = {BOX: _box, ELLIPSOID: _ellipsoid, CYLINDER: _cylinder, CAPSULE: _capsule, PLANE: _plane}
+HITS = {BOX: _box, ELLIPSOID: _ellipsoid, CYLINDER: _cylinder, CAPSULE: _capsule, PLANE: _plane}
+"""By kind, the distance [P], inf for never, of a start, along a direction, to shapes of sizes, all [3, P]."""
+
+
+def _box_normal(point: Tensor, size: Tensor) -> Tensor:
+    share = point.abs() / size.clamp(min=1e-9)
+    return torch.where(share == share.amax(dim=0), point.sign(), 0.0)
+
+
+def _ellipsoid_normal(point: Tensor, size: Tensor) -> Tensor:
+    return point / size.clamp(min=1e-9).square()
+
+
+def _cylinder_normal(point: Tensor, size: Tensor) -> Tensor:
+    x, y, z = point
+    on_cap = z.abs() - size[1] > torch.hypot(x, y) - size[0]
+    return torch.stack([torch.where(on_cap, 0.0, x), torch.where(on_cap, 0.0, y), torch.where(on_cap, z.sign(), 0.0)])
+
+
+def _capsule_normal(point: Tensor, size: Tensor) -> Tensor:
+    x, y, z = point
+    return torch.stack([x, y, z - torch.maximum(torch.minimum(z, size[1]), -size[1])])
+
+
+def _plane_normal(point: Tensor, size: Tensor) -> Tensor:
+    return torch.tensor([[0.0], [0.0], [1.0]], dtype=point.dtype, device=point.device).expand_as(point)
+
+
+_NORMALS = {
+    BOX: _box_normal,
+    ELLIPSOID: _ellipsoid_normal,
+    CYLINDER: _cylinder_normal,
+    CAPSULE: _capsule_normal,
+    PLANE: _plane_normal,
+}

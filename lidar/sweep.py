@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from robovision.lidar.primitives import Primitives, cast, normals
+from robovision.lidar.fans import Fans, cast_fans
+from robovision.lidar.primitives import Primitives
 from robovision.lidar.sensors import Sensor
 from robovision.types import Array, PointCloud
 
@@ -60,11 +61,9 @@ def take_sweep(
     times, directions = sensor.times(), sensor.directions()
     columns, lasers = len(sensor.azimuths), len(sensor.elevations)
     frames = pose(np.asarray(start + times[::lasers]))
-    parts = [
-        _cast_columns(world(float(start + times[c[0] * lasers])), frames[c], directions.reshape(columns, lasers, 3)[c])
-        for c in np.array_split(np.arange(columns), min(SECTORS, columns))
-    ]
-    distance, index, facing = (np.concatenate(values) for values in zip(*parts, strict=True))
+    firsts = [part[0] for part in np.array_split(np.arange(columns), min(SECTORS, columns))]
+    worlds = [world(float(start + times[first * lasers])) for first in firsts]
+    distance, index, facing = (values.flatten().numpy() for values in cast_fans(worlds, sensor_fans(sensor, frames)))
     seen = np.flatnonzero(index >= 0)
     light, falls = albedo[index[seen]], np.minimum(1, BRIGHT / distance[seen])
     signal = light * facing[seen] * falls
@@ -85,15 +84,9 @@ def take_sweep(
     return Sweep(cloud, index[seen], distance[seen])
 
 
-def _cast_columns(shapes: Primitives, frames: Array, directions: Array) -> tuple[Array, Array, Array]:
-    """Distances [R], shapes hit [R] and cosines of incidence [R] of columns [C, L] of rays from poses [C, 4, 4]."""
-    turned = np.einsum("cij,clj->cli", frames[:, :3, :3], directions).reshape(-1, 3)
-    origins = np.repeat(frames[:, :3, 3], directions.shape[1], axis=0)
-    rays = torch.from_numpy(turned.astype(np.float32))
-    starts = torch.from_numpy(origins.astype(np.float32))
-    distance, index = cast(shapes, starts, rays)
-    hit = (index >= 0).nonzero()[:, 0]
-    facing = torch.zeros_like(distance)
-    normal = normals(shapes, index[hit], starts[hit] + distance[hit, None] * rays[hit])
-    facing[hit] = (normal * rays[hit]).sum(dim=1).abs()
-    return distance.numpy(), index.numpy(), facing.numpy()
+def sensor_fans(sensor: Sensor, frames: Array) -> Fans:
+    """The rays of a sensor whose columns fire from poses [C, 4, 4] in the world."""
+    turn = frames[:, :3, :3]
+    ahead = np.cos(sensor.azimuths)[:, None] * turn[:, :, 0] + np.sin(sensor.azimuths)[:, None] * turn[:, :, 1]
+    parts = (frames[:, :3, 3], ahead, turn[:, :, 2], sensor.elevations)
+    return Fans(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))

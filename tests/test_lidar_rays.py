@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from robovision.errors import UsageError
+from robovision.lidar.fans import Fans, cast_fans
 from robovision.lidar.mujoco_rays import Open3DScene, mujoco_cast, shapes_of
-from robovision.lidar.primitives import cast, normals
+from robovision.lidar.primitives import Primitives, cast, normals
 from robovision.lidar.sensors import SENSORS, Sensor, make_sensor
 
 mujoco: Any = pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
@@ -46,6 +47,45 @@ def test_the_torch_kernel_agrees_with_mujoco(seed: int) -> None:
     same = (np.isfinite(theirs) == np.isfinite(ours.numpy())) & (geoms == index.numpy())
     assert same.mean() > 0.9995
     np.testing.assert_allclose(ours.numpy()[both & same], theirs[both & same], rtol=2e-4, atol=2e-3)
+
+
+def tilted_fans(count: int, seed: int) -> Fans:
+    rng = np.random.default_rng(seed)
+    turns = np.linalg.qr(np.eye(3) + rng.normal(0, 0.15, (count, 3, 3)))[0]
+    turns *= np.sign(np.linalg.diagonal(turns))[:, None]
+    angle = np.linspace(np.pi, -np.pi, count)[:, None]
+    ahead = np.cos(angle) * turns[:, :, 0] + np.sin(angle) * turns[:, :, 1]
+    origin = np.array([0.5, 0.2, 1.7]) + np.linspace(0, 1, count)[:, None] * [1, 1, 0]
+    parts = (origin, ahead, turns[:, :, 2], rng.uniform(-1.2, 1.2, 48))
+    return Fans(*(torch.from_numpy(np.ascontiguousarray(part, np.float32)) for part in parts))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fans_hit_what_single_rays_hit(seed: int) -> None:
+    worlds = [shapes_of(*random_model(60, n)) for n in (seed, seed + 10)]
+    fans = tilted_fans(401, seed)
+    distance, index, facing = cast_fans(worlds, fans)
+    ways = fans.elevations.cos()[:, None] * fans.ahead[:, None] + fans.elevations.sin()[:, None] * fans.up[:, None]
+    for shapes, part in zip(worlds, (slice(0, 201), slice(201, 401)), strict=True):
+        rays, starts = ways[part].reshape(-1, 3), fans.origin[part].repeat_interleave(48, dim=0)
+        expected, hit = cast(shapes, starts, rays)
+        same = index[part].flatten() == hit
+        assert same.float().mean() > 0.9995
+        torch.testing.assert_close(distance[part].flatten()[same], expected[same], rtol=2e-4, atol=2e-3)
+        seen = same & (hit >= 0)
+        normal = normals(shapes, hit[seen], starts[seen] + expected[seen, None] * rays[seen])
+        cosine = (normal * rays[seen]).sum(dim=1).abs()
+        assert ((facing[part].flatten()[seen] - cosine).abs() < 0.01).float().mean() > 0.999
+        assert (facing[part].flatten()[hit < 0] == 0).float().mean() > 0.999
+
+
+def test_fans_in_an_empty_world_hit_nothing() -> None:
+    plane = shapes_of(*random_model(0, 0))
+    nothing = Primitives(*(values[:0] for values in (plane.kind, plane.center, plane.rotation, plane.size)))
+    distance, index, facing = cast_fans([nothing], tilted_fans(5, 0))
+    assert distance.isinf().all()
+    assert (index == -1).all()
+    assert (facing == 0).all()
 
 
 def test_open3d_agrees_with_both() -> None:

@@ -16,15 +16,17 @@ import torch
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners
+from robovision.lidar.fans import cast_fans
 from robovision.lidar.kitti_calibration import boxes_to_objects
 from robovision.lidar.kitti_labels import write_objects
 from robovision.lidar.kitti_metric import curves, evaluate, read_folders
 from robovision.lidar.mujoco_rays import Open3DScene, import_open3d
 from robovision.lidar.primitives import cast
 from robovision.lidar.report import files_of
-from robovision.lidar.sensors import make_sensor
+from robovision.lidar.sensors import Sensor, make_sensor
 from robovision.lidar.simulate import CALIBRATION, write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.sweep import sensor_fans
 from robovision.lidar.traffic import CLASSES, Street, make_street
 from robovision.types import Array, Boxes3D
 
@@ -125,7 +127,8 @@ def rays(rounds: int) -> str:
     model = mujoco.MjModel.from_xml_string(street.mjcf())
     data = mujoco.MjData(model)
     mujoco.mj_forward(model, data)
-    directions = make_sensor(SENSOR).directions()
+    sensor = make_sensor(SENSOR)
+    directions = sensor.directions()
     origin = street.ego(np.zeros(1))[0, :3, 3]
     found, index = np.zeros(len(directions)), np.zeros(len(directions), np.int32)
     vectors = directions.astype(np.float64).ravel()
@@ -142,7 +145,7 @@ def rays(rounds: int) -> str:
         starts = np.tile(origin.astype(np.float32), (len(directions), 1))
         scene = Open3DScene(model, data)
         ways["Open3D, scene made before"] = lambda: scene.cast(starts, directions)
-    ours = _our_rays(street, origin, directions)
+    ours = _our_rays(street, origin, sensor)
     ways |= ours
     speeds = compare(ways, rounds, clock=time.process_time)
     rows = []
@@ -180,11 +183,17 @@ def crowd(rng: np.random.Generator) -> Table:
     return np.column_stack([place, sizes, rng.uniform(-np.pi, np.pi, BOXES)])
 
 
-def _our_rays(street: Street, origin: Array, directions: Array) -> dict[str, Callable[[], Any]]:
-    shapes = street.shapes(0.0)
+def _our_rays(street: Street, origin: Array, sensor: Sensor) -> dict[str, Callable[[], Any]]:
+    shapes, directions = street.shapes(0.0), sensor.directions()
     starts = torch.from_numpy(origin.astype(np.float32)).expand(len(directions), 3)
     steps = torch.from_numpy(directions)
-    return {"robovision, any rays": lambda: cast(shapes, starts, steps)}
+    pose = np.tile(np.eye(4), (len(sensor.azimuths), 1, 1))
+    pose[:, :3, 3] = origin
+    fans = sensor_fans(sensor, pose)
+    return {
+        "robovision, any rays": lambda: cast(shapes, starts, steps),
+        "robovision, a sensor's rays, with incidence": lambda: cast_fans([shapes], fans),
+    }
 
 
 def _same(ours: Array, wanted: Array) -> float:
