@@ -98,10 +98,10 @@ def read_arrays(path: Path) -> dict[str, Array]:
         raise UsageError(f"{path} is no NPZ file or is cut off ({error}); write it again") from error
 
 
-def write_arrays(path: Path, arrays: dict[str, Array]) -> None:
-    """Write arrays to an NPZ file, compressed, atomically."""
+def write_arrays(path: Path, arrays: dict[str, Array], compress: bool = True) -> None:
+    """Write arrays to an NPZ file, atomically."""
     with write_atomically(path) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
+        (np.savez_compressed if compress else np.savez)(file, allow_pickle=False, **arrays)
 
 
 def _rows(path: Path, kind: str) -> Array:

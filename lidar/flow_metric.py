@@ -73,9 +73,9 @@ def read_flow_truth(path: Path) -> FlowTruth:
 
 
 def write_flow_truth(path: Path, truth: FlowTruth) -> None:
-    """Write the truth to an NPZ file."""
+    """Write the truth to an NPZ file, uncompressed: flow shrinks by little, and compressing would take longest."""
     names = ("flow", "foreground", "dynamic", "valid")
-    write_arrays(path, {name: getattr(truth, name) for name in names})
+    write_arrays(path, {name: getattr(truth, name) for name in names}, compress=False)
 
 
 def read_flow(path: Path) -> Array:

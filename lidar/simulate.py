@@ -22,7 +22,6 @@ from robovision.errors import UsageError
 from robovision.files import cannot_write, write_atomically, write_json
 from robovision.lidar.argoverse import select
 from robovision.lidar.box_files import write_boxes
-from robovision.lidar.boxes import points_in_boxes, to_tensor
 from robovision.lidar.clouds import write_cloud
 from robovision.lidar.flow_metric import FlowTruth, is_dynamic, write_flow_truth
 from robovision.lidar.kitti_calibration import Calibration, boxes_to_objects, write_calibration
@@ -86,7 +85,7 @@ def write_sequence(options: SimulateOptions, out: Path, number: int) -> None:
         name = f"{frame:06d}"
         write_cloud(folder / "velodyne" / f"{name}.bin", sweep.cloud)
         boxes, users = _seen(street, time, sweep)
-        objects = _objects(boxes, sweep)
+        objects = _objects(street, boxes, users, sweep)
         write_objects(folder / "label_2" / f"{name}.txt", objects)
         write_calibration(folder / "calib" / f"{name}.txt", CALIBRATION)
         write_boxes(folder / "boxes" / f"{name}.npz", boxes)
@@ -150,10 +149,10 @@ def _seen(street: Street, time: float, sweep: Sweep) -> tuple[Boxes3D, Array]:
     return select(street.boxes(time), hit), users[hit]
 
 
-def _objects(boxes: Boxes3D, sweep: Sweep) -> KittiObjects:
-    """KITTI's labels: a box with few points for its distance and size counts as occluded."""
+def _objects(street: Street, boxes: Boxes3D, users: Array, sweep: Sweep) -> KittiObjects:
+    """KITTI's labels of the boxes of actors `users`: one with few points for its distance and size is occluded."""
     objects = boxes_to_objects(boxes, CALIBRATION)
-    inside = points_in_boxes(torch.from_numpy(sweep.cloud.xyz.copy()).double(), to_tensor(boxes)).sum(dim=1).numpy()
+    inside = np.bincount(street.owner[sweep.shape], minlength=len(street.actors))[users]
     distance = np.maximum(np.linalg.norm(boxes.centers, axis=1), 1)
     # Rays a square metre that HDL-64E's 115,200 rays, all around and 27 degrees high, send to that distance.
     dense = 115200 / (2 * np.pi * np.radians(26.8)) / distance**2
