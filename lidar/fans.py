@@ -72,8 +72,9 @@ def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> tuple[Tensor, Tensor,
     hits = distance.isfinite().nonzero()[:, 0]
     row = nearest.index_select(0, hits) & 0xFFFFFFFF
     index = torch.full_like(nearest, -1)
-    index[hits] = shape.index_select(0, row) % len(worlds[0])
-    start, step = _along(planes, rays, row, order.argsort().index_select(0, hits % lasers))
+    index[hits] = (shape % max(1, len(worlds[0]))).index_select(0, row)
+    ring = order.argsort().repeat(len(fans.origin)).index_select(0, hits)
+    start, step = _along(planes, rays, row, ring)
     point = torch.addcmul(start, step, distance.index_select(0, hits))
     normal = local_normals(kind.index_select(0, row), _take(size, row), point)
     facing = torch.zeros_like(distance)

@@ -51,6 +51,8 @@ CLASSES = (
     ObjectClass("Pedestrian", 0.5, "Person_sitting"),
     ObjectClass("Cyclist", 0.5, None),
 )
+CELLS = 1 << 18
+"""Settings times detections that are looked at together."""
 SAMPLES = 41
 """Recalls 0, 1/40, .., 1 at which precision is sampled."""
 
@@ -221,8 +223,16 @@ class _ClassScene:
         """Right and wrong detections [S], and the sum over right ones of (1 + cos(error))/2, of S settings.
 
         A setting is a difficulty with a score that detections must reach; every ground truth takes the candidate of
-        the largest overlap.
+        the largest overlap. Settings are counted a few at a time, so that memory does not grow with their number.
         """
+        blocks = np.array_split(np.arange(len(level)), len(level) * len(self.detections.frame) // CELLS + 1)
+        parts = [self._count_block(candidates, level[b], threshold[b], unknown_areas) for b in blocks]
+        right, wrong, similar = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        return right, wrong, similar
+
+    def _count_block(
+        self, candidates: Candidates, level: Array, threshold: Array, unknown_areas: bool
+    ) -> tuple[Array, Array, Array]:
         usable = self.usable[level] & (self._scores() >= threshold[:, None])
         small = self.small[level]
         taken, free = assign(candidates, candidates.overlap, usable, small)

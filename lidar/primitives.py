@@ -82,6 +82,7 @@ def local_normals(kind: Tensor, size: Tensor, points: Tensor) -> Tensor:
     Points and normals are given in the shapes' own frames.
     """
     result = torch.zeros_like(points)
+    result[2] = 1  # as of planes
     for k, normal in _NORMALS.items():
         mine = (kind == k).nonzero()[:, 0]
         if len(mine):
@@ -232,7 +233,7 @@ def _ellipsoid_normal(point: Tensor, size: Tensor) -> Tensor:
 
 def _cylinder_normal(point: Tensor, size: Tensor) -> Tensor:
     x, y, z = point
-    on_cap = z.abs() - size[1] > torch.hypot(x, y) - size[0]
+    on_cap = z.abs() - size[1] > (x.square() + y.square()).sqrt() - size[0]
     return torch.stack([torch.where(on_cap, 0.0, x), torch.where(on_cap, 0.0, y), torch.where(on_cap, z.sign(), 0.0)])
 
 
@@ -241,14 +242,9 @@ def _capsule_normal(point: Tensor, size: Tensor) -> Tensor:
     return torch.stack([x, y, z - torch.maximum(torch.minimum(z, size[1]), -size[1])])
 
 
-def _plane_normal(point: Tensor, size: Tensor) -> Tensor:
-    return torch.tensor([[0.0], [0.0], [1.0]], dtype=point.dtype, device=point.device).expand_as(point)
-
-
 _NORMALS = {
     BOX: _box_normal,
     ELLIPSOID: _ellipsoid_normal,
     CYLINDER: _cylinder_normal,
     CAPSULE: _capsule_normal,
-    PLANE: _plane_normal,
 }

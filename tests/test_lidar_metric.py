@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from robovision.errors import UsageError
+from robovision.lidar import kitti_metric
 from robovision.lidar.boxes import bev_iou, iou_3d, rectangle_coverage, rectangle_iou
 from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects
 from robovision.lidar.kitti_matching import KINDS, Scene, pairs_within_frames
@@ -170,6 +171,14 @@ def test_crowded_frames_score_what_nested_loops_say(seed: int) -> None:
             assert curve.orientation is not None
             np.testing.assert_allclose(curve.orientation, best[:, 1], atol=1e-12, err_msg=curve.name)
     assert several >= 3
+
+
+def test_settings_count_the_same_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [f"{FOUND[:-3]}{n / 20}\n{FOUND.replace('100', '60')[:-3]}{n / 25}" for n in range(1, 12)]
+    at_once = scores(tmp_path, [CAR] * len(found), found)
+    assert 0 < at_once["Car_3d/moderate_R40"] < 100
+    monkeypatch.setattr(kitti_metric, "CELLS", 50)
+    assert scores(tmp_path, [CAR] * len(found), found) == at_once
 
 
 def test_one_car_by_hand(tmp_path: Path) -> None:
