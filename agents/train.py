@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robovision import weights
 from robovision.agents.clips import Clips, histories
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
@@ -29,7 +28,7 @@ from robovision.encoders.names import find_spec
 from robovision.envs.demos import DemoOptions, collect, load, require_expert
 from robovision.envs.registry import resolve as resolve_env
 from robovision.files import write_csv
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, load_optimizer, optimizer_tensors
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
 from robovision.progress import move
 from robovision.run import Run
 from robovision.types import Metric
@@ -127,13 +126,7 @@ class Training:
         self.milestones = sorted({max(1, self.steps * k // times) for k in range(1, times + 1)})
 
     def _restore(self) -> None:
-        checkpoint = self.run.latest()
-        if checkpoint is not None:
-            self.step = checkpoint.step
-            self.curve = checkpoint.state["curve"]
-            self._seconds = checkpoint.state["seconds"]
-            weights.assign(self.policy, checkpoint.tensors("model"), str(checkpoint.path))
-            load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
+        self.step, self.curve, self._seconds = restore(self.run, self.policy, self.optimizer)
         for milestone in self.milestones:
             if milestone <= self.step:
                 self._judge(milestone)
@@ -193,14 +186,14 @@ class Training:
             histories(embedded, batch.valid.to(self.config.device)), batch.proprioception.to(self.config.device)
         )
         loss = self.policy.loss(predicted, batch.actions.to(self.config.device))
-        check_loss(loss, self.step, config.lr, "--optimisation.")
+        remedy = f"a lower --optimisation.lr than {config.lr:g}, or --optimisation.precision float32"
+        check_loss(loss, self.step, remedy)
         descend(loss, self.policy, self.optimizer, rate, config.gradient_norm)
         return loss.detach(), rate
 
     def _save(self) -> None:
-        tensors = {"model": self.policy.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
-        state = {"curve": self.curve, "seconds": self._seconds}
-        self.run.save(self.step, state, tensors, keep=self.step in self.milestones)
+        keep = self.step in self.milestones
+        save(self.run, self.step, self.curve, self._seconds, self.policy, self.optimizer, keep)
         write_curve(self.run.path / "curve.csv", self.curve, self.judged)
 
     def _judge(self, step: int) -> None:

@@ -162,16 +162,17 @@ def main() -> None:
     groups = load(parser.parse_args().data)
     with write_atomically(OUT) as file:
         draw(groups).savefig(file, format="jpg", dpi=100, pil_kwargs={"quality": 85})
-    print("| frames | points a sweep | median range, m | median intensity | beyond 40 m | height of the ground, m |")
-    print("|---|---|---|---|---|---|")
+    print("| frames | points a sweep | median range, m | beyond 40 m | median intensity | over 0.6 | 0 | ground, m |")
+    print("|---|---|---|---|---|---|---|---|")
     for group in groups:
         xyz, intensity = group.points()
         far = distance(xyz, intensity)
         ground = np.mean([ground_height(frame.cloud) for frame in group.frames])
         count = np.mean([len(frame.cloud) for frame in group.frames])
+        bright, dark = (intensity > 0.6).mean(), (intensity == 0).mean()
         print(
-            f"| {group.name} ({len(group.frames)}) | {count:,.0f} | {np.median(far):.1f} | {np.median(intensity):.2f} "
-            f"| {(far > 40).mean():.1%} | {ground:.2f} |"
+            f"| {group.name} ({len(group.frames)}) | {count:,.0f} | {np.median(far):.1f} | {(far > 40).mean():.1%} "
+            f"| {np.median(intensity):.2f} | {bright:.1%} | {dark:.1%} | {ground:.2f} |"
         )
 
 

@@ -101,23 +101,10 @@ def nuscenes():
 
 def nuscenes_scene(rng):
     """Two scenes in nuScenes' tables, and results: objects that come and go, gaps in time, cycles in racks."""
-    from nuscenes.eval.detection.constants import DETECTION_NAMES
-
     kinds = ["vehicle.car", "vehicle.truck", "vehicle.bus.bendy", "vehicle.bus.rigid", "vehicle.bicycle", "animal"]
     kinds += ["vehicle.motorcycle", "human.pedestrian.adult", "human.pedestrian.stroller", "movable_object.barrier"]
     kinds += ["movable_object.trafficcone", "static_object.bicycle_rack", "vehicle.construction", "vehicle.trailer"]
-    names = ["category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log"]
-    tables = {name: [] for name in (*names, "scene", "sample", "sample_data", "sample_annotation", "map")}
-    tables["category"] = [{"token": f"c{n}", "name": kind, "description": ""} for n, kind in enumerate(kinds)]
-    moods = ["vehicle.moving", "vehicle.parked", "pedestrian.moving"]
-    tables["attribute"] = [{"token": f"a{n}", "name": mood, "description": ""} for n, mood in enumerate(moods)]
-    tables["sensor"] = [
-        {"token": c, "channel": c, "modality": m} for c, m in (("LIDAR_TOP", "lidar"), ("RADAR", "radar"))
-    ]
-    mount = {"translation": [0.9, 0.0, 1.8], "rotation": [1.0, 0.0, 0.0, 0.0], "camera_intrinsic": []}
-    tables["calibrated_sensor"] = [{"token": f"m{c}", "sensor_token": c, **mount} for c in ("LIDAR_TOP", "RADAR")]
-    tables["log"] = [{"token": "log", "logfile": "", "vehicle": "", "date_captured": "", "location": ""}]
-    tables["map"] = [{"token": "map", "log_tokens": ["log"], "category": "", "filename": ""}]
+    tables = fixed_tables(kinds)
     results = {}
     for name in ("scene-0103", "scene-0916"):
         samples = [f"{name}-{k}" for k in range(6)]
@@ -129,79 +116,103 @@ def nuscenes_scene(rng):
             around = {"prev": samples[k - 1] if k else "", "next": samples[k + 1] if k + 1 < len(samples) else ""}
             stamp = int(times[k] * 1e6)
             tables["sample"].append({"token": token, "timestamp": stamp, "scene_token": name, **around})
-            for channel, shift, key in (("LIDAR_TOP", 0, True), ("RADAR", 30, True), ("LIDAR_TOP", 60, False)):
-                pose = f"{token}-{channel}-{key}"
-                place = (egos[k] + shift).tolist()
-                tables["ego_pose"].append(
-                    {"token": pose, "timestamp": stamp, "rotation": [1.0, 0.0, 0.0, 0.0], "translation": place}
-                )
-                tables["sample_data"].append(
-                    {
-                        "token": pose,
-                        "sample_token": token,
-                        "ego_pose_token": pose,
-                        "timestamp": stamp,
-                        "calibrated_sensor_token": f"m{channel}",
-                        "is_key_frame": key,
-                        "filename": f"{pose}.bin",
-                        "fileformat": "",
-                        "height": 0,
-                        "width": 0,
-                        "prev": "",
-                        "next": "",
-                    }
-                )
+            add_poses(tables, token, stamp, egos[k])
             results[token] = []
         for n in range(60):
-            kind = int(rng.integers(len(kinds)))
-            instance = f"{name}-i{n}"
-            tables["instance"].append(
-                {
-                    "token": instance,
-                    "category_token": f"c{kind}",
-                    "nbr_annotations": 1,
-                    "first_annotation_token": "",
-                    "last_annotation_token": "",
-                }
-            )
-            start = egos[0] + np.append(rng.uniform(-40, 40, 2), rng.uniform(0, 1))
-            speed, yaw = np.append(rng.normal(0, 2, 2), 0), rng.uniform(-3, 3)
-            size = rng.uniform(3, 9, 3) if kinds[kind].endswith("rack") else rng.uniform(0.5, 4, 3)
-            seen = np.flatnonzero(rng.random(len(samples)) < 0.7)
-            tokens = [f"{instance}-{k}" for k in seen]
-            for m, k in enumerate(seen):
-                place = start + speed * times[k]
-                annotation = {
-                    "token": tokens[m],
-                    "sample_token": samples[k],
-                    "instance_token": instance,
-                    "attribute_tokens": [f"a{rng.integers(3)}"] if rng.random() < 0.8 else [],
-                    "translation": place.tolist(),
-                    "size": size.tolist(),
-                    "visibility_token": "",
-                    "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
-                    "num_lidar_pts": int(rng.integers(0, 3)),
-                    "num_radar_pts": int(rng.integers(0, 2)),
-                    "prev": tokens[m - 1] if m else "",
-                    "next": tokens[m + 1] if m + 1 < len(tokens) else "",
-                }
-                tables["sample_annotation"].append(annotation)
-                for _ in range(int(rng.integers(0, 3))):
-                    guess = kinds[kind].split(".")[-1] if rng.random() < 0.8 else "bicycle"
-                    guess = {"adult": "pedestrian", "trafficcone": "traffic_cone"}.get(guess, guess)
-                    results[samples[k]].append(
-                        {
-                            "sample_token": samples[k],
-                            "rotation": annotation["rotation"],
-                            "translation": (place + rng.normal(0, 0.7, 3)).tolist(),
-                            "size": (size * rng.uniform(0.7, 1.4, 3)).tolist(),
-                            "velocity": (speed[:2] + rng.normal(0, 0.5, 2)).tolist(),
-                            "detection_name": guess if guess in DETECTION_NAMES else "bicycle",
-                            "detection_score": float(np.round(rng.random(), 2)),
-                            "attribute_name": str(rng.choice(["", *moods[:2]])),
-                        }
-                    )
+            add_object(rng, tables, results, dict(zip(samples, times, strict=True)), egos[0], kinds, f"{name}-i{n}")
     return tables, results
+
+
+MOODS = ["vehicle.moving", "vehicle.parked", "pedestrian.moving"]
+
+
+def fixed_tables(kinds):
+    """The tables that do not depend on scenes, and the others without rows."""
+    names = ["category", "attribute", "visibility", "instance", "sensor", "calibrated_sensor", "ego_pose", "log"]
+    tables = {name: [] for name in (*names, "scene", "sample", "sample_data", "sample_annotation", "map")}
+    tables["category"] = [{"token": f"c{n}", "name": kind, "description": ""} for n, kind in enumerate(kinds)]
+    tables["attribute"] = [{"token": f"a{n}", "name": mood, "description": ""} for n, mood in enumerate(MOODS)]
+    channels = (("LIDAR_TOP", "lidar"), ("RADAR", "radar"))
+    tables["sensor"] = [{"token": c, "channel": c, "modality": m} for c, m in channels]
+    mount = {"translation": [0.9, 0.0, 1.8], "rotation": [1.0, 0.0, 0.0, 0.0], "camera_intrinsic": []}
+    tables["calibrated_sensor"] = [{"token": f"m{c}", "sensor_token": c, **mount} for c, _ in channels]
+    tables["log"] = [{"token": "log", "logfile": "", "vehicle": "", "date_captured": "", "location": ""}]
+    tables["map"] = [{"token": "map", "log_tokens": ["log"], "category": "", "filename": ""}]
+    return tables
+
+
+def add_poses(tables, token, stamp, ego):
+    """A key frame of the LiDAR, and two frames that are not to be taken for it."""
+    for channel, shift, key in (("LIDAR_TOP", 0, True), ("RADAR", 30, True), ("LIDAR_TOP", 60, False)):
+        pose = f"{token}-{channel}-{key}"
+        place, turn = (ego + shift).tolist(), [1.0, 0.0, 0.0, 0.0]
+        tables["ego_pose"].append({"token": pose, "timestamp": stamp, "rotation": turn, "translation": place})
+        tables["sample_data"].append(
+            {
+                "token": pose,
+                "sample_token": token,
+                "ego_pose_token": pose,
+                "timestamp": stamp,
+                "calibrated_sensor_token": f"m{channel}",
+                "is_key_frame": key,
+                "filename": f"{pose}.bin",
+                "fileformat": "",
+                "height": 0,
+                "width": 0,
+                "prev": "",
+                "next": "",
+            }
+        )
+
+
+def add_object(rng, tables, results, times, ego, kinds, instance):
+    """An object that is annotated in some of the samples, by their times, and what a detector makes of it there."""
+    kind = int(rng.integers(len(kinds)))
+    row = {"token": instance, "category_token": f"c{kind}", "nbr_annotations": 1}
+    tables["instance"].append({**row, "first_annotation_token": "", "last_annotation_token": ""})
+    start = ego + np.append(rng.uniform(-40, 40, 2), rng.uniform(0, 1))
+    speed, yaw = np.append(rng.normal(0, 2, 2), 0), rng.uniform(-3, 3)
+    size = rng.uniform(3, 9, 3) if kinds[kind].endswith("rack") else rng.uniform(0.5, 4, 3)
+    chosen = np.flatnonzero(rng.random(len(times)) < 0.7)
+    seen = [list(times)[k] for k in chosen]
+    tokens = [f"{instance}-{k}" for k in chosen]
+    for m, sample in enumerate(seen):
+        place = start + speed * times[sample]
+        annotation = {
+            "token": tokens[m],
+            "sample_token": sample,
+            "instance_token": instance,
+            "attribute_tokens": [f"a{rng.integers(3)}"] if rng.random() < 0.8 else [],
+            "translation": place.tolist(),
+            "size": size.tolist(),
+            "visibility_token": "",
+            "rotation": [float(np.cos(yaw / 2)), 0.0, 0.0, float(np.sin(yaw / 2))],
+            "num_lidar_pts": int(rng.integers(0, 3)),
+            "num_radar_pts": int(rng.integers(0, 2)),
+            "prev": tokens[m - 1] if m else "",
+            "next": tokens[m + 1] if m + 1 < len(tokens) else "",
+        }
+        tables["sample_annotation"].append(annotation)
+        for _ in range(int(rng.integers(0, 3))):
+            results[sample].append(detection(rng, annotation, kinds[kind], speed))
+
+
+def detection(rng, annotation, kind, speed):
+    """A result near an annotation."""
+    from nuscenes.eval.detection.constants import DETECTION_NAMES
+
+    guess = kind.split(".")[-1] if rng.random() < 0.8 else "bicycle"
+    guess = {"adult": "pedestrian", "trafficcone": "traffic_cone"}.get(guess, guess)
+    return {
+        "sample_token": annotation["sample_token"],
+        "rotation": annotation["rotation"],
+        "translation": (np.array(annotation["translation"]) + rng.normal(0, 0.7, 3)).tolist(),
+        "size": (np.array(annotation["size"]) * rng.uniform(0.7, 1.4, 3)).tolist(),
+        "velocity": (speed[:2] + rng.normal(0, 0.5, 2)).tolist(),
+        "detection_name": guess if guess in DETECTION_NAMES else "bicycle",
+        "detection_score": float(np.round(rng.random(), 2)),
+        "attribute_name": str(rng.choice(["", *MOODS[:2]])),
+    }
 
 
 def nuscenes_tables():

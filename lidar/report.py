@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Evaluation:
     curves: Sequence[Curve]
     frames: Sequence[FrameError]
 
-    def table(self, most: int = 40) -> str:
+    def table(self, most: int = 36) -> str:
         """The first numbers as text, with the worst frames."""
         width = max((len(metric.name) for metric in self.metrics), default=0)
         lines = [f"{metric.name:<{width}}  {_short(metric)}" for metric in self.metrics[:most]]
@@ -119,9 +120,9 @@ def _plot(path: Path, curves: Sequence[Curve]) -> None:
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
     panels = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for panel, group in zip(panels, groups, strict=False):
-        for curve in curves:
-            if curve.name.split("/")[0] == group:
-                panel.plot(curve.recall, curve.precision, label=curve.name.split("/", 1)[-1])
+        own = [curve for curve in curves if curve.name.split("/")[0] == group]
+        for curve, style in zip(own, itertools.cycle(("-", "--", "-.", ":"))):  # one may lie on another
+            panel.plot(curve.recall, curve.precision, style, label=curve.name.split("/", 1)[-1])
         panel.set(title=group, xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
         panel.legend(fontsize="small")
     for panel in panels[len(groups) :]:

@@ -14,7 +14,7 @@ from robovision.commands import (
     bench,
     demonstrations,
     doctor,
-    keypoints_training,
+    keypoints,
     lidar,
     policies,
     pretrain,
@@ -32,7 +32,7 @@ commands:
   evaluate   play episodes with a trained policy
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
-  keypoints  train S-TREK: `robovision keypoints train --help`
+  keypoints  train S-TREK
   lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   symmetry   how an encoder answers when the image moves or turns
@@ -44,14 +44,14 @@ commands:
 example, a few minutes on two cores:
   robovision train"""
 
-GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP}
+GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP, "keypoints": keypoints.GROUP}
 """Commands that have commands of their own."""
 
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
-    **keypoints_training.COMMANDS,
+    **keypoints.COMMANDS,
     **lidar.COMMANDS,
     **weights.COMMANDS,
     **symmetry.COMMANDS,

@@ -1,4 +1,4 @@
-"""What trainings share: AdamW, one step of it, its place in a checkpoint, and the learning rate over the steps."""
+"""What trainings share: AdamW, one step of it, the learning rate over the steps, and checkpoints of both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from robovision import weights
 from robovision.errors import UsageError
+from robovision.run import Run
 
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
@@ -40,13 +42,42 @@ def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, ra
     optimizer.step()
 
 
-def check_loss(loss: Tensor, step: int, lr: float, option: str) -> None:
-    """Raise UsageError for a loss that is not finite; `option` is what the options' names begin with."""
+def check_loss(loss: Tensor, step: int, remedy: str) -> None:
+    """Raise UsageError for a loss that is not finite; `remedy` says which options to try."""
     if not loss.isfinite():
-        raise UsageError(
-            f"the loss is {loss.item()} at step {step}; the last checkpoint is intact. "
-            f"Try a lower {option}lr than {lr:g}, or {option}precision float32"
-        )
+        raise UsageError(f"the loss is {loss.item()} at step {step}; the last checkpoint is intact. Try {remedy}")
+
+
+def save(
+    run: Run,
+    step: int,
+    curve: list[dict[str, float]],
+    seconds: float,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    keep: bool = False,
+) -> None:
+    """Write the checkpoint of a step; `keep` keeps its model for good.
+
+    Raises:
+        UsageError: if it can't be written; the checkpoints before it stay intact.
+    """
+    tensors = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    run.save(step, {"curve": curve, "seconds": seconds}, tensors, keep)
+
+
+def restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]], float]:
+    """The newest checkpoint into model and optimiser; its step, curve and seconds, or nothing before the first.
+
+    Raises:
+        UsageError: if it is damaged or of another model.
+    """
+    checkpoint = run.latest()
+    if checkpoint is None:
+        return 0, [], 0.0
+    weights.assign(model, checkpoint.tensors("model"), str(checkpoint.path))
+    load_optimizer(optimizer, checkpoint.tensors("optimizer"))
+    return checkpoint.step, checkpoint.state["curve"], checkpoint.state["seconds"]
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from robovision import keypoints
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import METHODS, uniform_coverage
 from robovision.keypoints.pixels import grey, read_grey
-from robovision.types import Array, Keypoints
+from robovision.types import Array
 from tests.keypoint_pictures import blobs
 
 NAMES = sorted(METHODS)
@@ -78,15 +78,10 @@ def test_every_form_of_an_image_gives_the_same_keypoints() -> None:
         *(tensor, tensor / 255, torch.from_numpy(image)),
     ]
     expected = extractor.extract(image)
-    for found in extractor.extract_batch(forms):
-        _same(found, expected)
-    for found in extractor.extract_batch(torch.stack([tensor, tensor])):
-        _same(found, expected)
-
-
-def _same(one: Keypoints, other: Keypoints) -> None:
-    assert np.array_equal(one.xy, other.xy)
-    assert np.array_equal(one.scores, other.scores)
+    assert len(expected) == 50
+    for found in extractor.extract_batch(forms) + extractor.extract_batch(torch.stack([tensor, tensor])):
+        assert np.array_equal(found.xy, expected.xy)
+        assert np.array_equal(found.scores, expected.scores)
 
 
 @pytest.mark.parametrize(
@@ -165,3 +160,17 @@ def test_files_are_read_upright_and_with_all_their_bits(tmp_path: Path) -> None:
     for name in ("cut.jpg", "none.png"):
         with pytest.raises(UsageError, match=name):
             read_grey(tmp_path / name)
+
+
+def test_even_coverage_takes_any_scores() -> None:
+    xy = np.random.default_rng(0).uniform(0, 100, (200, 2)).astype(np.float32)
+    scores = np.random.default_rng(1).uniform(-2, -1, 200).astype(np.float32)
+    chosen = uniform_coverage(xy, scores, 20)
+    assert chosen[0] == scores.argmax()
+    assert _spacing(xy[chosen]) > 1.2 * _spacing(xy[np.argsort(-scores)[:20]])
+
+
+def _spacing(xy: Array) -> float:
+    """The mean distance to the nearest other point."""
+    apart = np.linalg.norm(xy[:, None] - xy[None], axis=2)
+    return float(np.sort(apart, axis=1)[:, 1].mean())

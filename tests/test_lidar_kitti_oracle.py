@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -199,18 +200,15 @@ def test_both_averages_are_those_of_an_independent_evaluator(seed: int, tmp_path
     ]
     values = {metric.name: (metric.value, metric.count) for metric in evaluate(truth, found)}
     checked = 0
-    for name in NEIGHBOURS:
-        for limit in LIMITS:
-            for kind in MEASURES:
-                case = Case(frames, name, limit, kind)
-                plain, oriented = case.averages()
-                rows = [(kind, plain), ("aos", oriented)] if kind == "image" else [(kind, plain)]
-                for label, expected in rows:
-                    for samples, value in zip(("R11", "R40"), expected, strict=True):
-                        key = f"{name.capitalize()}_{label}/{limit}_{samples}"
-                        found_value, count = values.pop(key)
-                        assert found_value == pytest.approx(value, abs=1e-9), key
-                        assert count == case.count, key
-                        checked += value > 0
+    for name, limit, kind in itertools.product(NEIGHBOURS, LIMITS, MEASURES):
+        case = Case(frames, name, limit, kind)
+        plain, oriented = case.averages()
+        rows = [(kind, plain), ("aos", oriented)] if kind == "image" else [(kind, plain)]
+        for (label, expected), place in itertools.product(rows, range(2)):
+            key = f"{name.capitalize()}_{label}/{limit}_{('R11', 'R40')[place]}"
+            found_value, count = values.pop(key)
+            assert found_value == pytest.approx(expected[place], abs=1e-9), key
+            assert count == case.count, key
+            checked += expected[place] > 0
     assert not values
     assert checked > 36

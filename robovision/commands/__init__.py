@@ -32,6 +32,18 @@ def check_workers(workers: int) -> None:
         raise UsageError(f"--workers must not be negative, got {workers}")
 
 
+def check_resumed(differing: Sequence[str], out: Path | None) -> None:
+    """Raise UsageError if a resumed run was given other options, or another folder."""
+    changed = [*differing, *(["--out: a resumed run stays in its folder"] if out else [])]
+    if changed:
+        raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+
+
+def absolute(path: Path | None) -> Path | None:
+    """The path as a run folder keeps it, which may be resumed from elsewhere."""
+    return None if path is None else path.resolve()
+
+
 def program() -> str:
     """How to call this command again: by its name, or by its path where the shell would not find it."""
     return "robovision" if shutil.which("robovision") else sys.argv[0]

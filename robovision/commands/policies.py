@@ -13,8 +13,7 @@ from typing import Annotated
 import tyro
 
 from robovision.agents.config import TrainConfig
-from robovision.commands import Command, check_workers, program, resumed_path
-from robovision.errors import UsageError
+from robovision.commands import Command, check_resumed, check_workers, program, resumed_path
 from robovision.run import Run, differences
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
@@ -80,10 +79,7 @@ def _train(options: Train) -> int:
     else:
         run = Run.open(options.resume)
         config = run.config(TrainConfig)
-        changed = differences(config, options.config)
-        if changed or options.out is not None:
-            changed += ["--out: a resumed run stays in its folder"] if options.out else []
-            raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+        check_resumed(differences(config, options.config), options.out)
     print(_plan(config, run.path))
     try:
         with run.lock():

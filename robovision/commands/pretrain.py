@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from robovision.commands import Command, check_workers, program, resumed_path
+from robovision.commands import Command, absolute, check_resumed, check_workers, program, resumed_path
 from robovision.encoders.mae_config import MaeConfig
 from robovision.envs.frames import SHARD, FrameOptions
 from robovision.errors import UsageError
@@ -91,13 +91,9 @@ def _mae(options: Mae) -> int:
     from robovision.encoders.processes import joined
 
     job = options.job
-    job = dataclasses.replace(job, config=resolve(job.config), images=_absolute(job.images), store=_absolute(job.store))
+    job = dataclasses.replace(job, config=resolve(job.config), images=absolute(job.images), store=absolute(job.store))
     with joined(job.config.device) as processes:
         return _pretrain(options, job, processes)
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.resolve()
 
 
 def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
@@ -111,10 +107,7 @@ def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
     run = Run.open(path)
     if options.resume is not None:
         job = run.config(MaeJob)
-        changed = differences(job, options.job)
-        changed += ["--out: a resumed run stays in its folder"] if options.out else []
-        if changed:
-            raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+        check_resumed(differences(job, options.job), options.out)
     try:
         with run.lock() if processes.leads else contextlib.nullcontext():
             pictures = _pictures(job, run, options.workers, processes)

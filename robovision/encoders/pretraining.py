@@ -27,7 +27,7 @@ from robovision.encoders.processes import Processes
 from robovision.encoders.vit import ViT
 from robovision.errors import UsageError
 from robovision.files import write_atomically, write_csv
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, load_optimizer, optimizer_tensors
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
 from robovision.run import Run
 from robovision.types import Metric
 
@@ -85,7 +85,7 @@ class Pretraining:
         """
         make_deterministic(self.config.seed, self.config.threads)
         self._prepare()
-        self._restore()
+        self.step, self.curve, self._seconds = restore(self.run, self.model, self.optimizer)
         self._fit()
         return self._conclude()
 
@@ -96,15 +96,6 @@ class Pretraining:
         self.model = MaskedAutoencoder(encoder).to(self._processes.device(config.device))
         self._parallel: nn.Module = DistributedDataParallel(self.model) if self._processes.count > 1 else self.model
         self.optimizer = adamw(self.model, config.weight_decay, BETAS)
-
-    def _restore(self) -> None:
-        checkpoint = self.run.latest()
-        if checkpoint is not None:
-            self.step = checkpoint.step
-            self.curve = checkpoint.state["curve"]
-            self._seconds = checkpoint.state["seconds"]
-            weights.assign(self.model, checkpoint.tensors("model"), str(checkpoint.path))
-            load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
 
     def _fit(self) -> None:
         config, leads = self.config, self._processes.leads
@@ -132,7 +123,7 @@ class Pretraining:
         device = self.model.mask_token.device
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss: Tensor = self._parallel(images.to(device), order.to(device))
-        check_loss(loss, self.step, config.lr, "--")
+        check_loss(loss, self.step, f"a lower --lr than {config.lr:g}, or --precision float32")
         descend(loss, self.model, self.optimizer, rate, GRADIENT_NORM)
         return loss.detach(), rate
 
@@ -146,8 +137,7 @@ class Pretraining:
         return images, torch.rand(len(images), rows * columns, generator=generator).argsort(dim=1)
 
     def _save(self) -> None:
-        tensors = {"model": self.model.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
-        self.run.save(self.step, {"curve": self.curve, "seconds": self._seconds}, tensors, keep=False)
+        save(self.run, self.step, self.curve, self._seconds, self.model, self.optimizer)
         write_csv(self.run.path / "curve.csv", ["step", "loss", "lr"], self.curve)
         self._show(self.run.path / "reconstructions.png")
 

@@ -107,7 +107,7 @@ def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 0
 
     Args:
         xy: [N, 2], pixels.
-        scores: [N], positive where `robustness` is to mean something.
+        scores: [N]; of one that is not positive every stronger one counts.
         count: how many.
         robustness: 0..1; 1 counts every stronger point.
         chunk: points whose distances are in memory at once.
@@ -117,7 +117,7 @@ def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 0
     radii = np.concatenate(
         [
             np.where(
-                robustness * scores[None] > scores[start : start + chunk, None],
+                scores[None] * np.where(scores > 0, robustness, 1) > scores[start : start + chunk, None],
                 ((xy[start : start + chunk, None] - xy[None]) ** 2).sum(-1),
                 np.inf,
             ).min(axis=1)

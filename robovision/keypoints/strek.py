@@ -78,7 +78,7 @@ class Strek:
 
     @torch.inference_mode()
     def extract(self, image: Array) -> Keypoints:
-        """The keypoints of one image, strongest first; none in an image that is level or too small.
+        """The keypoints of one image, strongest first, scores in 0..1; none in an image that is level or too small.
 
         Args:
             image: grey, floating point [H, W] in 0..1.
@@ -110,7 +110,8 @@ class Strek:
         factor = torch.tensor([pixels.shape[3] / scaled.shape[3], pixels.shape[2] / scaled.shape[2]])
         angles = torch.atan2(found.directions[:, 1], found.directions[:, 0])
         size = torch.full_like(found.scores, SIDE * SPACING / 2 / scale)
-        return (found.xy + 0.5) * factor - 0.5, found.scores, angles, size, found.uncertainty / scale, described
+        scores = (found.scores + 1) / 2
+        return (found.xy + 0.5) * factor - 0.5, scores, angles, size, found.uncertainty / scale, described
 
     def _detect(self, image: Tensor) -> _Found:
         margin = self._detector.options.margin

@@ -20,7 +20,7 @@ from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Objective, Repeatability
 from robovision.keypoints.pairs import draw_pairs, read_folder
 from robovision.keypoints.strek_config import StrekConfig
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, load_optimizer, optimizer_tensors
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
 from robovision.run import Run
 from robovision.seeding import derive
 from robovision.types import Metric
@@ -65,7 +65,7 @@ class Training:
         self.objective = make_objective(self.config)
         self.module = self.objective.module
         self.optimizer = adamw(self.module, WEIGHT_DECAY)
-        self._restore()
+        self.step, self.curve, self._seconds = restore(self.run, self.module, self.optimizer)
         self._fit(self._photographs())
         return self._conclude()
 
@@ -74,15 +74,6 @@ class Training:
         found = [] if config.images is None else read_folder(config.images, 2 * config.size)
         numbers = tqdm(range(config.leaves), desc="procedural pictures", unit="picture")
         return found + [dead_leaves(LEAF, config.seed, number) for number in numbers]
-
-    def _restore(self) -> None:
-        checkpoint = self.run.latest()
-        if checkpoint is not None:
-            self.step = checkpoint.step
-            self.curve = checkpoint.state["curve"]
-            self._seconds = checkpoint.state["seconds"]
-            weights.assign(self.module, checkpoint.tensors("model"), str(checkpoint.path))
-            load_optimizer(self.optimizer, checkpoint.tensors("optimizer"))
 
     def _fit(self, photographs: list[Tensor]) -> None:
         config = self.config
@@ -106,14 +97,13 @@ class Training:
         pairs = draw_pairs(photographs, config.size, config.batch, config.seed, self.step)
         generator = torch.Generator().manual_seed(derive(config.seed, "draws", self.step))
         loss, numbers = self.objective(pairs, generator)
-        check_loss(loss, self.step, config.lr, "--")
+        check_loss(loss, self.step, f"a lower --lr than {config.lr:g}")
         rate = learning_rate(self.step, config.steps, config.lr)
         descend(loss, self.module, self.optimizer, rate, GRADIENT_NORM)
         return numbers
 
     def _save(self) -> None:
-        tensors = {"model": self.module.state_dict(), "optimizer": optimizer_tensors(self.optimizer)}
-        self.run.save(self.step, {"curve": self.curve, "seconds": self._seconds}, tensors, keep=False)
+        save(self.run, self.step, self.curve, self._seconds, self.module, self.optimizer)
         if self.curve:
             write_csv(self.run.path / "curve.csv", list(self.curve[-1]), self.curve)
 

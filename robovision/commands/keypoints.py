@@ -1,4 +1,4 @@
-"""Train S-TREK."""
+"""Keypoints: train S-TREK."""
 
 from __future__ import annotations
 
@@ -10,10 +10,16 @@ from typing import Annotated
 
 import tyro
 
-from robovision.commands import Command, program, resumed_path
-from robovision.errors import UsageError
+from robovision.commands import Command, absolute, check_resumed, program, resumed_path
 from robovision.keypoints.strek_config import StrekConfig
 from robovision.run import Run, differences
+
+GROUP = """Train S-TREK, the keypoints that `robovision.keypoints.load("strek")` extracts.
+
+commands:
+  train      train the detector by repeatability, or the descriptor at its points
+
+`robovision keypoints COMMAND --help` lists a command's options."""
 
 TRAIN = """Train S-TREK's keypoint detector, or its descriptor, on homographies of procedural pictures and photographs.
 
@@ -59,20 +65,13 @@ def _run(options: Train) -> tuple[Run, StrekConfig]:
     config = options.config
     if options.resume is None:
         config = dataclasses.replace(
-            config, images=_absolute(config.images), detector_weights=_absolute(config.detector_weights)
+            config, images=absolute(config.images), detector_weights=absolute(config.detector_weights)
         )
         path = options.out or Path("runs") / f"strek-{config.part}-seed{config.seed}"
         return Run.create(path, "keypoints train", config, SPACE), config
     run = Run.open(options.resume)
-    changed = differences(run.config(StrekConfig), config)
-    changed += ["--out: a resumed run stays in its folder"] if options.out else []
-    if changed:
-        raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
+    check_resumed(differences(run.config(StrekConfig), config), options.out)
     return run, config
-
-
-def _absolute(path: Path | None) -> Path | None:
-    return None if path is None else path.resolve()
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
