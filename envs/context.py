@@ -38,7 +38,7 @@ class Context:
             reason = f"{type(error).__name__}: {error}"
         else:
             reason = ""
-            _keep_display()
+            keep_display()
             atexit.register(self.close)
         finally:
             sys.unraisablehook = hook
@@ -88,8 +88,8 @@ def _open(model: mujoco.MjModel) -> tuple[Any, mujoco.MjrContext]:
     return gl, context
 
 
-def _keep_display() -> None:
-    """Leave EGL's display to the end of the process.
+def keep_display() -> None:
+    """Leave EGL's display to the end of the process; to be called after whatever uses it is imported.
 
     MuJoCo and dm_control both terminate the one display on exit, and each other's contexts then print errors.
     """

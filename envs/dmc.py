@@ -12,7 +12,10 @@ from dm_control import suite
 from dm_control.suite import quadruped
 
 from robovision.envs import experts
+from robovision.envs.context import keep_display
 from robovision.envs.simulation import Joints, Scale, Simulation, Vector, unbounded
+
+keep_display()
 
 EPISODE = 1000.0
 """The greatest return of an episode of 1000 control steps: rewards lie in 0..1."""

@@ -219,8 +219,15 @@ kept = Renderer(physics.model.ptr, 32, "fast")
 kept.pixels(physics.data.ptr, find_camera(physics.model.ptr, "side"))
 Renderer(physics.model.ptr, 32, "exact")
 """
-    ended = python(code, tmp_path, Path(__file__).parents[1])
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    control_suite_last = """
+from robovision.envs import make
+env = make("mujoco/half-cheetah", size=32)
+env.reset(seed=0)
+make("dmc/cheetah-run", observe=("proprioception",))
+"""
+    for script in (code, control_suite_last):
+        ended = python(script, tmp_path, Path(__file__).parents[1])
+        assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
 
 
 def ball(rings: int = 24) -> tuple[np.ndarray, np.ndarray]:
