@@ -24,8 +24,8 @@ TIMED = "dmc/walker-walk"
 def main() -> None:
     """Measure and print."""
     torch.set_num_threads(1)
-    print("| task | return | lowest | highest | trained on actions | kB |")
-    print("|---|---|---|---|---|---|")
+    print("| task | return | lowest | highest | solved | trained on actions | kB |")
+    print("|---|---|---|---|---|---|---|")
     rows = [row(task) for task in tqdm(experts.available(), unit="task")]
     print("\n".join(rows))
     print()
@@ -36,9 +36,10 @@ def row(task: str) -> str:
     """A line of the table, from fresh episodes."""
     expert = experts.find(task)
     assert expert is not None
-    returns = play(expert, report_seeds(SEED, EPISODES))
+    played = play(expert, report_seeds(SEED, EPISODES))
+    returns, solved = played.returns, "" if played.solved is None else f"{played.solved.mean():.0%}"
     size = (Path(experts.__file__).parent / "expert_weights" / experts.file_name(task)).stat().st_size / 1000
-    spread = f"{returns.mean():.0f} ± {returns.std(ddof=1):.0f} | {returns.min():.0f} | {returns.max():.0f}"
+    spread = f"{returns.mean():.0f} ± {returns.std(ddof=1):.0f} | {returns.min():.0f} | {returns.max():.0f} | {solved}"
     return f"| {task} | {spread} | {expert.info.steps:,} | {size:.0f} |"
 
 

@@ -14,6 +14,7 @@ from robovision.envs.rendering import CROP  # first: it chooses the backend that
 import numpy as np
 from gymnasium import spaces
 
+from robovision.envs import experts
 from robovision.envs.simulation import Simulation, Vector, position_bounds, unbounded
 
 DROPPED = 0.075
@@ -55,6 +56,7 @@ class Adroit(Simulation):
         self.actions = self._env.action_space.shape[0]
         self.proprioception_space = spaces.Box(*position_bounds(self.model, np.arange(self._rule.joints)))
         self.state_space = unbounded(self._env.observation_space.shape[0])
+        self._expert = experts.find(f"adroit/{name}")
         self._met = 0
 
     def reset(self, random: np.random.Generator) -> None:
@@ -74,6 +76,9 @@ class Adroit(Simulation):
 
     def state(self) -> Vector:
         return self._env._get_obs().astype(np.float32)  # type: ignore[no-any-return]
+
+    def expert_action(self) -> Vector:
+        return super().expert_action() if self._expert is None else self._expert(self.state())
 
     def judge(self) -> dict[str, Any]:
         return {"success": self._met > self._rule.steps}

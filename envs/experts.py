@@ -37,7 +37,7 @@ class ExpertInfo:
     task: str
     """Family and name, such as `dmc/walker-walk`."""
     algorithm: str
-    """The Stable-Baselines3 algorithm that trained it."""
+    """The Stable-Baselines3 algorithm that trained it: SAC or PPO."""
     steps: int
     """Actions it had been trained on."""
     seed: int
@@ -54,12 +54,16 @@ class ExpertInfo:
     """Standard deviation of the return over the episodes."""
     versions: dict[str, str]
     """The libraries it was trained with."""
+    solved: float | None = None
+    """Share of the episodes that ended in success; None where the task does not say."""
     note: str = ""
     """What differs from what the training command does."""
 
 
 class Expert:
-    """A policy in plain numpy: the state normalised, a ReLU network, then tanh.
+    """A policy in plain numpy: the state normalised, then a network as Stable-Baselines3 builds it.
+
+    SAC's has ReLUs and ends in tanh; PPO's has tanh inside and its output is clipped.
 
     Convention:
         state: float32 [S] or [N, S], the parts that `info.state` names, ravelled and concatenated in that order.
@@ -79,6 +83,7 @@ class Expert:
             raise UsageError(f"these are no weights of an expert for {info.task}: {'; '.join(faults)}")
         single = {name: tensor.astype(np.float32) for name, tensor in tensors.items()}
         self.info = info
+        self._clipped = info.algorithm == "PPO"
         self._mean, self._std = single["mean"], single["std"]
         self._layers = [
             (np.ascontiguousarray(single[f"layers.{i}.weight"].T), single[f"layers.{i}.bias"])
@@ -97,8 +102,10 @@ class Expert:
         x = ((state - self._mean) / self._std).clip(-CLIP, CLIP)
         *hidden, (weight, bias) = self._layers
         for inner, offset in hidden:
-            x = np.maximum(x @ inner + offset, 0.0)
-        action: Array = np.tanh(x @ weight + bias)
+            x = x @ inner + offset
+            x = np.tanh(x) if self._clipped else np.maximum(x, 0.0)
+        x = x @ weight + bias
+        action: Array = x.clip(-1, 1) if self._clipped else np.tanh(x)
         return action
 
 
@@ -186,7 +193,8 @@ def _faults(info: ExpertInfo, tensors: Tensors) -> list[str]:
         bias = tensors.get(f"layers.{i}.bias", np.zeros(0))
         wanted |= {f"layers.{i}.weight": (bias.size, size), f"layers.{i}.bias": (bias.size,)}
         size = bias.size
-    faults = [f"{name} is missing" for name in wanted if name not in tensors]
+    faults = [] if info.algorithm in ("SAC", "PPO") else [f"algorithm is {info.algorithm!r}, neither SAC nor PPO"]
+    faults += [f"{name} is missing" for name in wanted if name not in tensors]
     faults += [f"{name} is unexpected" for name in tensors if name not in wanted]
     shared = {name: tensor for name, tensor in tensors.items() if name in wanted}
     faults += [f"{n} has shape {t.shape}, not {wanted[n]}" for n, t in shared.items() if t.shape != wanted[n]]

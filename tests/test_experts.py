@@ -12,28 +12,41 @@ import pytest
 from numpy.typing import NDArray
 
 from robovision.envs import expert_training, experts
-from robovision.envs.expert_training import Recipe, StateEnv, actor_tensors, build, play, train
+from robovision.envs.expert_training import (
+    HandEnv,
+    Model,
+    PPORecipe,
+    SACRecipe,
+    StateEnv,
+    actor_layers,
+    actor_tensors,
+    build,
+    play,
+    state_env,
+    train,
+)
 from robovision.envs.experts import Expert, ExpertInfo
+from robovision.envs.registry import make
 from robovision.errors import UsageError
 
 # isort: split
 import torch
 from dm_control import suite
 from safetensors.numpy import load_file, save_file
-from stable_baselines3 import SAC
+from torch import nn
 
 TASK = "dmc/walker-walk"
 Tensors = dict[str, NDArray[Any]]
 FOLDER = Path(experts.__file__).parent / "expert_weights"
 STATE = {"orientations": 14, "height": 1, "velocity": 9}
 INFO = ExpertInfo(TASK, "SAC", 100, 0, 2, STATE, 20, 900.0, 10.0, {"torch": "2.13.0"})
-SMALL = Recipe(good=2000, steps=800, hidden=16)
+SMALL = SACRecipe(good=2000, steps=800, interval=400, selection=2, report=2, hidden=16)
 
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on less, so that it takes seconds."""
-    for name, value in {"ENVS": 2, "SELECTION": 2, "REPORT": 2, "WARM_UP": 80, "BUFFER": 800}.items():
+    for name, value in {"ENVS": 2, "WARM_UP": 80, "BUFFER": 800}.items():
         monkeypatch.setattr(expert_training, name, value)
 
 
@@ -43,7 +56,7 @@ def tensors() -> Tensors:
     return actor_tensors(random_model())
 
 
-def random_model(task: str = TASK, seed: int = 0) -> SAC:
+def random_model(task: str = TASK, seed: int = 0) -> Model:
     """An untrained model whose state is normalised by random statistics."""
     model = build(task, SMALL, seed)
     random = np.random.default_rng(seed)
@@ -53,7 +66,7 @@ def random_model(task: str = TASK, seed: int = 0) -> SAC:
     return model
 
 
-def predict(model: SAC, states: NDArray[np.float32]) -> NDArray[Any]:
+def predict(model: Model, states: NDArray[np.float32]) -> NDArray[Any]:
     normalise: Any = model.get_vec_normalize_env()
     return model.predict(normalise.normalize_obs(states), deterministic=True)[0]
 
@@ -92,24 +105,26 @@ def test_a_shipped_expert_fits_its_task_and_acts_as_stable_baselines_does(task: 
     assert file.stat().st_size <= 500 * 1024
     expert = experts.find(task)
     assert expert is not None
-    env = StateEnv(task)
+    env = state_env(task)
     assert expert.info.task == task
     assert list(expert.info.state.items()) == list(env.parts.items())
     assert np.abs(env.action_space.low).max() == np.abs(env.action_space.high).max() == 1.0  # type: ignore[attr-defined]
     states = random_states(sum(env.parts.values()))
-    model = model_of(load_file(file), task)
+    model = model_of(load_file(file), expert.info)
     np.testing.assert_allclose(expert(states), predict(model, states), atol=1e-4)
 
 
-def model_of(tensors: Tensors, task: str) -> SAC:
+def model_of(tensors: Tensors, info: ExpertInfo) -> Model:
     """A Stable-Baselines3 model with the weights of an expert's file."""
     single = {name: torch.tensor(tensor.astype(np.float32)) for name, tensor in tensors.items()}
-    model = build(task, Recipe(good=0, steps=800, hidden=len(single["layers.0.bias"])), 0)
+    kind = {"SAC": SACRecipe, "PPO": PPORecipe}[info.algorithm]
+    model = build(info.task, kind(good=0, steps=800, hidden=len(single["layers.0.bias"])), 0)
     normalise: Any = model.get_vec_normalize_env()
     normalise.obs_rms.mean = single["mean"].numpy()
     normalise.obs_rms.var = single["std"].double().numpy() ** 2 - normalise.epsilon
-    actor = model.policy.actor
-    for number, layer in enumerate([actor.latent_pi[0], actor.latent_pi[2], actor.mu]):
+    layers: list[nn.Linear] = actor_layers(model)
+    assert len(layers) == 3
+    for number, layer in enumerate(layers):
         layer.load_state_dict({name: single[f"layers.{number}.{name}"] for name in ("weight", "bias")})
     return model
 
@@ -119,10 +134,35 @@ def test_a_shipped_expert_reaches_its_return(task: str) -> None:
     expert = experts.find(task)
     assert expert is not None
     info = expert.info
-    assert info.episodes == 20
+    assert info.episodes >= 20
     seeds = expert_training.report_seeds(seed=99, episodes=3)
     margin = max(50.0, 3 * info.return_std / np.sqrt(len(seeds)))
-    assert play(expert, seeds).mean() > info.return_mean - margin
+    assert play(expert, seeds).returns.mean() > info.return_mean - margin
+
+
+def test_the_pens_expert_solves_the_share_that_it_says() -> None:
+    expert = experts.find("adroit/pen")
+    assert expert is not None
+    says = expert.info.solved
+    assert says is not None
+    assert says > 0.75
+    solved = play(expert, expert_training.report_seeds(seed=98, episodes=40)).solved
+    assert solved is not None
+    assert solved.mean() > says - 3 * np.sqrt(says * (1 - says) / 40)
+    env = make("adroit/pen", observe=("state",))
+    env.reset(seed=3)
+    assert np.array_equal(env.expert_action(), expert(env.state()))
+
+
+def test_a_hands_task_is_judged_by_the_protocols_rule() -> None:
+    env = HandEnv("adroit/pen")
+    env.reset(seed=0)
+    over, steps = False, 0
+    while not over:
+        _, _, terminated, truncated, info = env.step(np.zeros(24, np.float32))
+        over, steps = terminated or truncated, steps + 1
+    assert steps <= 100
+    assert info == {"success": env._simulation._met > 20}  # type: ignore[attr-defined]
 
 
 def change(**tensors: NDArray[Any] | None) -> Callable[[Tensors], Tensors]:
@@ -236,18 +276,30 @@ def test_an_interrupted_training_goes_on(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(expert_training, "_checkpoint", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        train("dmc/cartpole-balance", SMALL, tmp_path, 0, 400)
+        train("dmc/cartpole-balance", SMALL, tmp_path, 0)
     curve = tmp_path / "dmc-cartpole-balance" / "curve.csv"
     before = curve.read_text()
     monkeypatch.setattr(expert_training, "_checkpoint", checkpoint)
     (tmp_path / "dmc-cartpole-balance" / "checkpoint-000000600").mkdir()  # one that was cut off half-way
-    expert = experts.load(train("dmc/cartpole-balance", SMALL, tmp_path, 0, 400))
+    expert = experts.load(train("dmc/cartpole-balance", SMALL, tmp_path, 0))
     assert curve.read_text().startswith(before)
     assert [line.split(",")[0] for line in curve.read_text().split()] == ["steps", "400", "800"]
     assert expert.info.episodes == 2
     assert expert.info.return_mean > 0
     with pytest.raises(UsageError, match=r"holds another training \(seed: 0 there, 1 wanted\)"):
-        train("dmc/cartpole-balance", SMALL, tmp_path, 1, 400)
+        train("dmc/cartpole-balance", SMALL, tmp_path, 1)
+
+
+def test_a_hands_training_goes_on(tmp_path: Path) -> None:
+    recipe = PPORecipe(good=1e6, steps=256, interval=128, selection=2, report=2, hidden=8, rollout=64, batch=32)
+    curve = tmp_path / "adroit-pen" / "curve.csv"
+    train("adroit/pen", dataclasses.replace(recipe, steps=128), tmp_path, 0)
+    before = curve.read_text()
+    expert = experts.load(train("adroit/pen", recipe, tmp_path, 0))
+    assert curve.read_text().startswith(before)
+    assert [line.split(",")[0] for line in curve.read_text().split()] == ["steps", "128", "256"]
+    assert (expert.info.algorithm, expert.info.frame_skip) == ("PPO", 1)
+    assert expert.info.solved in (0.0, 0.5, 1.0)
 
 
 def test_the_command_names_the_nearest_task(capsys: pytest.CaptureFixture[str]) -> None:
