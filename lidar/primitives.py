@@ -83,7 +83,7 @@ def local_normals(kind: Tensor, size: Tensor, points: Tensor) -> Tensor:
     """
     result = torch.zeros_like(points)
     result[2] = 1  # as of planes
-    for k, normal in _NORMALS.items():
+    for k, normal in NORMALS.items():
         mine = (kind == k).nonzero()[:, 0]
         if len(mine):
             found = normal(points.index_select(1, mine), size.index_select(1, mine))
@@ -181,8 +181,13 @@ def _capsule(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
 
 
 def _plane(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    time = -start[2] / step[2].clamp(max=-1e-12)
-    return torch.where((step[2] < -1e-12) & (time >= 0), time, torch.inf)
+    return time_to_plane(start[2], step[2])
+
+
+def time_to_plane(height: Tensor, slope: Tensor) -> Tensor:
+    """When what rises by `slope` from a height above a plane meets it from above; inf for never. Shapes broadcast."""
+    time = -height / slope.clamp(max=-1e-12)
+    return torch.where((slope < -1e-12) & (time >= 0), time, torch.inf)
 
 
 def _side(start: Tensor, step: Tensor, size: Tensor) -> list[Tensor]:
@@ -242,9 +247,10 @@ def _capsule_normal(point: Tensor, size: Tensor) -> Tensor:
     return torch.stack([x, y, z - torch.maximum(torch.minimum(z, size[1]), -size[1])])
 
 
-_NORMALS = {
+NORMALS = {
     BOX: _box_normal,
     ELLIPSOID: _ellipsoid_normal,
     CYLINDER: _cylinder_normal,
     CAPSULE: _capsule_normal,
 }
+"""By kind, a vector [3, P] that points outwards at points of the surface of shapes of sizes, all [3, P]; planes: z."""
