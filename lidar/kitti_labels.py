@@ -30,14 +30,17 @@ class KittiObjects:
 
     Convention:
         names: the class of each object, one of `CLASSES` or `DontCare`.
-        values: float64 [N, 14] or, with scores, [N, 15], in the order of the file; the properties name its columns.
+        values: float64 [N, 14] or, with scores, [N, 15], in the order of the file, read-only; the properties name its
+            columns.
     """
 
     names: tuple[str, ...]
     values: Array
 
     def __post_init__(self) -> None:
-        values = np.array(self.values, dtype=np.float64)
+        values = np.asarray(self.values, dtype=np.float64)
+        if values.flags.writeable:  # what nobody can change need not be copied
+            values = values.copy()
         if values.shape not in ((len(self.names), LABEL), (len(self.names), DETECTION)):
             raise ValueError(
                 f"KittiObjects.values must have shape [{len(self.names)}, 14 or 15], got {list(values.shape)}"

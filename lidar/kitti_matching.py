@@ -29,6 +29,11 @@ class Scene:
         names = tuple(self.objects.names[i] for i in index)
         return Scene(KittiObjects(names, self.objects.values[index]), self.frame[index])
 
+    def between(self, first: int, last: int) -> Scene:
+        """The objects of frames from the first up to the last, without it."""
+        part = slice(*np.searchsorted(self.frame, (first, last)).tolist())
+        return Scene(KittiObjects(self.objects.names[part], self.objects.values[part]), self.frame[part])
+
 
 @dataclass(frozen=True, eq=False)
 class Candidates:

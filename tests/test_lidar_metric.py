@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 import torch
 
 from robovision.errors import UsageError
-from robovision.lidar import kitti_metric
+from robovision.lidar import kitti_counts
 from robovision.lidar.boxes import bev_iou, iou_3d, rectangle_coverage, rectangle_iou
+from robovision.lidar.kitti_counts import CLASSES, DIFFICULTIES, sample_thresholds
 from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects
 from robovision.lidar.kitti_matching import KINDS, Scene, pairs_within_frames
-from robovision.lidar.kitti_metric import CLASSES, DIFFICULTIES, curves, evaluate, sample_thresholds
+from robovision.lidar.kitti_metric import curves, evaluate, evaluation, read_folders
 
 DATA = Path(os.environ.get("ROBOVISION_DATA", Path(__file__).parents[2] / "shared" / "data")) / "lidar" / "kitti_eval"
 
@@ -173,11 +175,11 @@ def test_crowded_frames_score_what_nested_loops_say(seed: int) -> None:
     assert several >= 3
 
 
-def test_settings_count_the_same_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_count_the_same_a_few_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = [f"{FOUND[:-3]}{n / 20}\n{FOUND.replace('100', '60')[:-3]}{n / 25}" for n in range(1, 12)]
     at_once = scores(tmp_path, [CAR] * len(found), found)
     assert 0 < at_once["Car_3d/moderate_R40"] < 100
-    monkeypatch.setattr(kitti_metric, "CELLS", 50)
+    monkeypatch.setattr(kitti_counts, "BLOCK", 5)
     assert scores(tmp_path, [CAR] * len(found), found) == at_once
 
 
@@ -255,3 +257,38 @@ def test_folders_without_frames_are_refused(tmp_path: Path) -> None:
         evaluate(tmp_path / "none", tmp_path)
     with pytest.raises(UsageError, match="holds no frames"):
         evaluate(tmp_path, tmp_path)
+
+
+def test_loose_overlaps_come_behind_the_benchmarks(tmp_path: Path) -> None:
+    # A car of 4 m moved by 1 m along itself overlaps by 3/5: enough for 0.5, not for 0.7.
+    truth, found = folders(tmp_path, [CAR], [FOUND.replace(" 2 1.5 20 0.2", " 2.98 1.5 19.8 0.2")])
+    result = evaluation(truth, found)
+    values = {metric.name: metric.value for metric in result.metrics}
+    assert values["Car_3d/easy_R11"] == values["Car_bev/easy_R11"] == 0
+    assert values["Car_3d@0.5/easy_R11"] == values["Car_bev@0.5/easy_R11"] == pytest.approx(100 / 11)
+    assert {f"{name}@0.25/hard_R40" for name in ("Pedestrian_3d", "Cyclist_bev")} <= set(values)
+    names = [metric.name for metric in result.metrics]
+    assert all("@" in name for name in names[72:])
+    assert len(names) == 72 + 36
+    assert [metric.name for metric in evaluate(truth, found) if "@" in metric.name] == []
+
+
+def test_memory_beside_the_objects_does_not_grow_with_the_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kitti_counts, "BLOCK", 128)
+    found = [f"{FOUND[:-3]}0.{n:03d}\n" * 10 for n in range(1, 601)]
+    held, beside = [], []
+    for frames in (75, 150, 600):
+        paths = folders(tmp_path, [f"{CAR}\n" * 5] * frames, found[:frames])
+        evaluate(*paths)
+        tracemalloc.start()
+        scenes = read_folders(*paths)
+        held.append(tracemalloc.get_traced_memory()[0])
+        del scenes
+        tracemalloc.reset_peak()
+        evaluate(*paths)
+        beside.append(tracemalloc.get_traced_memory()[1] - held[-1])
+        tracemalloc.stop()
+    assert held[2] - held[1] > 5e5
+    assert beside[2] - beside[1] < 0.3 * (held[2] - held[1])
