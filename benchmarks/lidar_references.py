@@ -264,16 +264,19 @@ def waymo():
     for frame in range(25):
         for _ in range(int(rng.integers(1, 30))):
             kind = int(rng.integers(1, 5))
-            box = [*rng.uniform(-15, 15, 2), rng.uniform(-1, 1), *rng.uniform(1.5, 5, 3), rng.uniform(-3, 3)]
+            place = rng.uniform([3 * frame - 15, -15, -8], [3 * frame + 15, 15, 8])
+            box = [*place, *rng.uniform(1.5, 5, 3), rng.uniform(-3, 3)]
             truth.append([frame, kind, int(rng.integers(1, 3)), *box])
             for _ in range(int(rng.integers(0, 4))):
                 moved = np.array(box) + rng.normal(0, 1, 7) * [0.15, 0.15, 0.1, 0.1, 0.1, 0.1, 0.3]
                 moved[6] += np.pi * (rng.random() < 0.1)
                 found.append([frame, kind if rng.random() < 0.9 else 1, np.float32(rng.random()), *moved])
     truth, found = (np.round(np.array(rows, np.float64), 3) for rows in (truth, found))
+    zones = rng.random(len(found)) < 0.2
     config = metrics_pb2.Config()
     text_format.Merge(
-        "breakdown_generator_ids: OBJECT_TYPE difficulties { levels: 1 levels: 2 } matcher_type: TYPE_HUNGARIAN "
+        "breakdown_generator_ids: OBJECT_TYPE difficulties { levels: 1 levels: 2 } "
+        "breakdown_generator_ids: RANGE difficulties { levels: 1 levels: 2 } matcher_type: TYPE_HUNGARIAN "
         "iou_thresholds: 0.0 iou_thresholds: 0.7 iou_thresholds: 0.5 iou_thresholds: 0.5 iou_thresholds: 0.5 "
         "box_type: TYPE_3D",
         config,
@@ -284,7 +287,7 @@ def waymo():
         prediction_type=tf.constant(found[:, 1], tf.uint8),
         prediction_score=tf.constant(found[:, 2], tf.float32),
         prediction_frame_id=tf.constant(found[:, 0], tf.int64),
-        prediction_overlap_nlz=tf.zeros(len(found), tf.bool),
+        prediction_overlap_nlz=tf.constant(zones),
         ground_truth_bbox=tf.constant(truth[:, 3:], tf.float32),
         ground_truth_type=tf.constant(truth[:, 1], tf.uint8),
         ground_truth_frame_id=tf.constant(truth[:, 0], tf.int64),
@@ -294,10 +297,12 @@ def waymo():
     )
     expected = {}
     for n, name in enumerate(config_util_py.get_breakdown_names_from_config(config)):
-        kind, level = name.removeprefix("OBJECT_TYPE_TYPE_").rsplit("_LEVEL_", 1)
+        kind, level = name.split("_TYPE_", 1)[1].removeprefix("TYPE_").rsplit("_LEVEL_", 1)
+        for theirs, ours in (("_[0, 30)", "/0-30 m"), ("_[30, 50)", "/30-50 m"), ("_[50, +inf)", "/50+ m")):
+            kind = kind.replace(theirs, ours)
         expected[f"AP/{kind}/L{level}"] = float(result.average_precision[n])
         expected[f"APH/{kind}/L{level}"] = float(result.average_precision_ha_weighted[n])
-    content = {"truth": truth.tolist(), "detections": found.tolist(), "expected": expected}
+    content = {"truth": truth.tolist(), "detections": found.tolist(), "zones": zones.tolist(), "expected": expected}
     (FOLDER / "waymo.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
 
 

@@ -1,7 +1,8 @@
 """Boxes as the Waymo Open Dataset 2.0 keeps them (Sun et al., 2020): Parquet with one row a box; needs pyarrow.
 
 Convention: the vehicle's frame, x forward, y to the left, z up; geometric centre; length, width, height; heading
-counter-clockwise from x. Detections are written the same way with a column `score`, which is ours.
+counter-clockwise from x. Detections are written the same way with a column `score` and, where the dataset's no-label
+zones are known, a column `overlap_with_nlz`, which are ours.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CENTER = tuple(f"{PART}.box.center.{axis}" for axis in "xyz")
 SIZE = tuple(f"{PART}.box.size.{axis}" for axis in "xyz")
 HEADING, TYPE = f"{PART}.box.heading", f"{PART}.type"
 POINTS, DIFFICULTY = f"{PART}.num_lidar_points_in_box", f"{PART}.difficulty_level.detection"
-SCORE = "score"
+SCORE, ZONE = "score", "overlap_with_nlz"
 NEEDED = (SEGMENT, TIMESTAMP, *CENTER, *SIZE, HEADING, TYPE)
 
 
@@ -41,6 +42,7 @@ class WaymoBoxes:
         tracks: the identity of the object in each box.
         points: int64 [N], LiDAR points inside; -1 where unknown.
         difficulty: int64 [N], 1 or 2 as annotated; 0 where it is left to the number of points.
+        unlabelled: bool [N], boxes that overlap with a no-label zone, where detections are never wrong; None: none do.
     """
 
     frames: tuple[str, ...]
@@ -48,6 +50,7 @@ class WaymoBoxes:
     tracks: tuple[str, ...]
     points: Array
     difficulty: Array
+    unlabelled: Array | None = None
 
     def at(self, frame: str) -> Boxes3D:
         """The boxes of one frame."""
@@ -89,7 +92,8 @@ def read_waymo_boxes(path: Path) -> WaymoBoxes:
     frames = tuple(f"{s}/{t}" for s, t in zip(columns[SEGMENT].tolist(), columns[TIMESTAMP].tolist(), strict=True))
     tracks = tuple(map(str, columns[OBJECT].tolist())) if OBJECT in columns else ("",) * count
     points = _whole(columns.get(POINTS), count, -1)
-    return WaymoBoxes(frames, boxes, tracks, points, _whole(columns.get(DIFFICULTY), count, 0))
+    difficulty = _whole(columns.get(DIFFICULTY), count, 0)
+    return WaymoBoxes(frames, boxes, tracks, points, difficulty, _zones(path, columns.get(ZONE)))
 
 
 def write_waymo_boxes(path: Path, content: WaymoBoxes) -> None:
@@ -110,9 +114,17 @@ def write_waymo_boxes(path: Path, content: WaymoBoxes) -> None:
     columns |= {POINTS: content.points, DIFFICULTY: content.difficulty.astype(np.int8)}
     if boxes.scores is not None:
         columns[SCORE] = boxes.scores
+    if content.unlabelled is not None:
+        columns[ZONE] = content.unlabelled
     table = pyarrow_part("pyarrow").table(columns)
     with write_atomically(path) as file:
         pyarrow_part("pyarrow.parquet").write_table(table, file)
+
+
+def _zones(path: Path, values: Array | None) -> Array | None:
+    if values is not None and values.dtype != bool:
+        raise UsageError(f"{path}: the column {ZONE} must hold true or false in every row, got {values.dtype}")
+    return values
 
 
 def _whole(values: Array | None, count: int, missing: int) -> Array:

@@ -2,6 +2,8 @@
 
 Source: Sun et al. (2020), section 5.1. Boxes of a frame and type are matched at each of 101 score cutoffs so that the
 sum of overlaps is largest (Hungarian matching); a match needs an overlap in space of 0.7 for vehicles, else of 0.5.
+Detections in no-label zones may be right and are never wrong. Each type is also evaluated by range: on the ground truth
+and the detections whose own centres lie in it.
 """
 
 from __future__ import annotations
@@ -24,6 +26,9 @@ OVERLAPS = {"VEHICLE": 0.7, "PEDESTRIAN": 0.5, "SIGN": 0.5, "CYCLIST": 0.5}
 AVERAGED = ("VEHICLE", "PEDESTRIAN", "CYCLIST")
 CUTOFFS = (np.arange(101) * 0.01).astype(np.float32)
 LEVELS = (1, 2)
+RANGES = {"": (0, np.inf), "/0-30 m": (0, 30), "/30-50 m": (30, 50), "/50+ m": (50, np.inf)}
+"""Least distance, metres in space, of a box's centre from the vehicle's origin, and the distance that it is below."""
+
 FEW_POINTS = 5
 """Ground truth with at most so many points is of level 2, unless it is annotated otherwise."""
 
@@ -41,7 +46,7 @@ class Counts:
     Convention:
         right: [C], matches.
         heading: [C], the sum over matches of 1 - error/pi.
-        wrong: [C], detections without match.
+        wrong: [C], detections without match outside of no-label zones.
         missed: [2, C], ground truth without match up to each level.
     """
 
@@ -52,7 +57,9 @@ class Counts:
 
 
 def evaluate(truth: Path, detections: Path) -> Evaluation:
-    """Waymo's metrics of two folders with Parquet files, such as `AP/VEHICLE/L1`, and their means without signs.
+    """Waymo's metrics of two folders with Parquet files: `AP/VEHICLE/L1`, by range `AP/VEHICLE/30-50 m/L1`, and means.
+
+    The means, `mAP/L1` and the like, are those of vehicles, pedestrians and cyclists, without signs.
 
     Raises:
         UsageError: if the frames differ (they are listed), detections have no scores, or a file is wrong.
@@ -74,26 +81,38 @@ def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
     missed: list[Array] = []
     wrong: list[Array] = []
     means: dict[str, list[float]] = {f"{kind}/L{level}": [] for level in LEVELS for kind in ("mAP", "mAPH")}
+    ranges: list[Metric] = []
     for label, name in enumerate(CLASSES):
-        part = _Type.of(truth, detections, number, label)
-        counts = part.count()
-        for k, level in enumerate(LEVELS):
-            total = np.maximum(counts.right + counts.missed[k], 1)
-            found = np.maximum(counts.right + counts.wrong, 1)
-            recall, precision = counts.right / total, counts.right / found
-            curves.append(Curve(f"{name}/L{level}", recall, precision))
-            values = {"AP": average_precision(precision, recall)}
-            values["APH"] = average_precision(counts.heading / found, recall)
-            for kind, value in values.items():
+        for ring, limits in RANGES.items():
+            part = _Type.of(truth, detections, number, label, limits)
+            counts = part.count()
+            for k, level in enumerate(LEVELS):
+                curve, values = _precision(counts, k)
                 count = int((part.level <= level).sum())
-                metrics.append(Metric(f"{kind}/{name}/L{level}", value, "1", count=count))
-                if name in AVERAGED:
-                    means[f"m{kind}/L{level}"].append(value)
-        for frames, more in zip((missed, wrong), part.errors(counts), strict=True):
-            frames.append(more)
+                found = [Metric(f"{kind}/{name}{ring}/L{level}", v, "1", count=count) for kind, v in values.items()]
+                (ranges if ring else metrics).extend(found)
+                if not ring:
+                    curves.append(Curve(f"{name}/L{level}", *curve))
+                if not ring and name in AVERAGED:
+                    for kind, value in values.items():
+                        means[f"m{kind}/L{level}"].append(value)
+            if not ring:
+                for frames, more in zip((missed, wrong), part.errors(counts), strict=True):
+                    frames.append(more)
     headline = [Metric(name, float(np.mean(values)), "1", count=len(truth.frames)) for name, values in means.items()]
     worst = frame_errors(names, np.concatenate(missed), np.concatenate(wrong))
-    return Evaluation("waymo", [*headline, *metrics], curves, worst)
+    return Evaluation("waymo", [*headline, *metrics, *ranges], curves, worst)
+
+
+def _precision(counts: Counts, k: int) -> tuple[tuple[Array, Array], dict[str, float]]:
+    """Recall and precision [C] of the k-th level, and both averages."""
+    found = np.maximum(counts.right + counts.wrong, 1)
+    recall, precision = counts.right / np.maximum(counts.right + counts.missed[k], 1), counts.right / found
+    values = {
+        "AP": average_precision(precision, recall),
+        "APH": average_precision(counts.heading / found, recall),
+    }
+    return (recall, precision), values
 
 
 def average_precision(precision: Array, recall: Array) -> float:
@@ -120,23 +139,34 @@ def average_precision(precision: Array, recall: Array) -> float:
 
 @dataclass(frozen=True, eq=False)
 class _Type:
-    """One type of object: G ground truths and D detections, each with its frame, rising, and P pairs that may match."""
+    """One type of object: G ground truths and D detections, each with its frame, rising, and P pairs that may match.
+
+    `judged`, bool [D], holds for detections outside of no-label zones: those that are wrong without a match.
+    """
 
     truth_frame: Array
     level: Array
     frame: Array
     scores: Array
+    judged: Array
     i: Array
     j: Array
     overlap: Array
     heading: Array
 
     @classmethod
-    def of(cls, truth: WaymoBoxes, detections: WaymoBoxes, number: dict[str, int], label: int) -> _Type:
+    def of(
+        cls,
+        truth: WaymoBoxes,
+        detections: WaymoBoxes,
+        number: dict[str, int],
+        label: int,
+        limits: tuple[float, float],
+    ) -> _Type:
         minimum = OVERLAPS[CLASSES[label]]
         level = np.where(truth.difficulty > 0, truth.difficulty, 1 + (truth.points <= FEW_POINTS) * (truth.points >= 0))
-        frame, chosen = _of_type(truth, number, (truth.boxes.labels == label) & (truth.points != 0))
-        other, found = _of_type(detections, number, detections.boxes.labels == label)
+        frame, chosen = _of_type(truth, number, _within(truth, label, limits) & (truth.points != 0))
+        other, found = _of_type(detections, number, _within(detections, label, limits))
         i, j = pairs_within_frames(frame, other)
         a, b = to_tensor(truth.boxes)[chosen], to_tensor(detections.boxes)[found]
         parts = [paired_iou_3d(a[i[k : k + PAIRS]], b[j[k : k + PAIRS]]) for k in range(0, len(i), PAIRS)]
@@ -147,22 +177,25 @@ class _Type:
         heading = 1 - np.abs((turn + np.pi) % (2 * np.pi) - np.pi) / np.pi
         assert detections.boxes.scores is not None
         scores = detections.boxes.scores[found]
-        return cls(frame, level[chosen], other, scores, i, j, overlap[near], heading)
+        zones = detections.unlabelled
+        judged = np.ones(len(found), bool) if zones is None else ~zones[found]
+        return cls(frame, level[chosen], other, scores, judged, i, j, overlap[near], heading)
 
     def count(self) -> Counts:
         """The sums at every cutoff."""
-        above = (self.scores[:, None] >= CUTOFFS).sum(axis=0)
+        above = (self.scores[self.judged, None] >= CUTOFFS).sum(axis=0)
         # Matching changes only where a detection comes in, so each group is matched once for each of its scores.
-        right, heading = np.zeros(len(CUTOFFS)), np.zeros(len(CUTOFFS))
+        right, heading, spared = (np.zeros(len(CUTOFFS)) for _ in range(3))
         found = np.zeros((len(LEVELS), len(CUTOFFS)))
         for pairs, first, last in self._matchings():
             at = slice(first, last)
             right[at] += len(pairs)
+            spared[at] += np.count_nonzero(~self.judged[self.j[pairs]])
             heading[at] += self.heading[pairs].sum()
             for k, level in enumerate(LEVELS):
                 found[k, at] += np.count_nonzero(self.level[self.i[pairs]] <= level)
         total = np.array([np.count_nonzero(self.level <= level) for level in LEVELS])
-        return Counts(right, heading, above - right, total[:, None] - found)
+        return Counts(right, heading, above - (right - spared), total[:, None] - found)
 
     def errors(self, counts: Counts) -> tuple[Array, Array]:
         """The frames of missed ground truth and of wrong detections at the cutoff where F1 is best."""
@@ -171,7 +204,7 @@ class _Type:
         matched = [pairs for pairs, first, last in self._matchings() if first <= best < last]
         pairs = np.concatenate([np.zeros(0, np.int64), *matched])
         missed = np.setdiff1d(np.arange(len(self.truth_frame)), self.i[pairs])
-        wrong = np.setdiff1d(np.flatnonzero(self.scores >= CUTOFFS[best]), self.j[pairs])
+        wrong = np.setdiff1d(np.flatnonzero(self.judged & (self.scores >= CUTOFFS[best])), self.j[pairs])
         return self.truth_frame[missed], self.frame[wrong]
 
     def _matchings(self) -> list[tuple[Array, int, int]]:
@@ -190,6 +223,13 @@ class _Type:
                     result.append((present[matched], last, int(cutoff)))
                     last = int(cutoff)
         return result
+
+
+def _within(boxes: WaymoBoxes, label: int, limits: tuple[float, float]) -> Array:
+    """The boxes of a type whose centres are as far away as a range says."""
+    far = np.linalg.norm(boxes.boxes.centers, axis=1)
+    wanted: Array = (boxes.boxes.labels == label) & (limits[0] <= far) & (far < limits[1])
+    return wanted
 
 
 def _of_type(boxes: WaymoBoxes, number: dict[str, int], wanted: Array) -> tuple[Array, Array]:
@@ -227,4 +267,9 @@ def _join(parts: list[WaymoBoxes]) -> WaymoBoxes:
         tuple(track for part in parts for track in part.tracks),
         np.concatenate([part.points for part in parts]),
         np.concatenate([part.difficulty for part in parts]),
+        np.concatenate([_zone(part) for part in parts]),
     )
+
+
+def _zone(part: WaymoBoxes) -> Array:
+    return np.zeros(len(part.frames), bool) if part.unlabelled is None else part.unlabelled

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from robovision.lidar.flow_metric import FlowMetric, FlowTruth, is_dynamic, read
 from robovision.lidar.nuscenes_boxes import NuScenesBoxes, read_nuscenes_boxes, write_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import read_nuscenes_truth
 from robovision.lidar.report import Evaluation
-from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, write_waymo_boxes
+from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, read_waymo_boxes, write_waymo_boxes
 from robovision.types import Array
 from tests.test_lidar_clouds import DATA, missing_data
 from tests.test_lidar_metric import CAR, FOUND, folders
@@ -141,12 +142,14 @@ def waymo(rows: list[list[float]], scored: bool) -> WaymoBoxes:
 def test_waymo_equals_the_official_operator(tmp_path: Path) -> None:
     content = json.loads((HERE / "waymo.json").read_text())
     truth, found = waymo(content["truth"], False), waymo(content["detections"], True)
+    found = replace(found, unlabelled=np.array(content["zones"]))
     for name, boxes in (("truth", truth), ("detections", found)):
         (tmp_path / name).mkdir()
         write_waymo_boxes(tmp_path / name / "a.parquet", boxes)
     result = evaluate("waymo", tmp_path / "truth", tmp_path / "detections", tmp_path / "out")
     ours = values(result)
-    assert sum(0.05 < v < 0.95 for v in content["expected"].values()) > 10
+    assert sum(0.05 < v < 0.95 for v in content["expected"].values()) > 40
+    assert len(content["expected"]) == 4 * 2 * 2 * len(waymo_metric.RANGES)
     for name, value in content["expected"].items():
         assert ours[name] == pytest.approx(value, abs=1e-5), name
     kinds = ("VEHICLE", "PEDESTRIAN", "CYCLIST")
@@ -269,3 +272,20 @@ def test_kitti_names_the_worst_frames(tmp_path: Path) -> None:
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["results"]["Car_3d/moderate_R40"]["unit"] == "%"
     assert flow_metric.SHARES
+
+
+def test_detections_in_no_label_zones_are_never_wrong() -> None:
+    box = [0.0, 1, 0.5, 0, 0, 0, 4, 2, 2, 0]
+    found = waymo([box, [0, 1, 0.9, 20, 0, 0, 4, 2, 2, 0]], True)
+    truth = waymo([[0.0, 1, 1, *box[3:]]], False)
+    assert values(waymo_metric.score(truth, found))["AP/VEHICLE/L1"] == pytest.approx(0.5)
+    spared = waymo_metric.score(truth, replace(found, unlabelled=np.array([True, True])))
+    assert values(spared)["AP/VEHICLE/L1"] == pytest.approx(1)
+    assert not spared.frames
+
+
+def test_zones_that_are_no_truths_are_refused(tmp_path: Path) -> None:
+    found = replace(waymo([[0.0, 1, 0.5, 0, 0, 0, 4, 2, 2, 0]], True), unlabelled=np.array([3]))
+    write_waymo_boxes(tmp_path / "a.parquet", found)
+    with pytest.raises(UsageError, match="column overlap_with_nlz must hold true or false"):
+        read_waymo_boxes(tmp_path / "a.parquet")

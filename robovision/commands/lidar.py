@@ -25,7 +25,8 @@ commands:
 EVALUATE = """Score detections against ground truth; write numbers, curves and the worst frames.
 
 The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them, or for the truth the dataset's
-own tables; waymo: .parquet as the dataset 2.0 keeps boxes, with a column `score`; flow: one .npz or .feather a sweep.
+own tables; waymo: .parquet as the dataset 2.0 keeps boxes, with a column `score` and, where it is known,
+`overlap_with_nlz` (a detection in a no-label zone); flow: one .npz or .feather a sweep.
 
 examples:
   robovision lidar evaluate --metric kitti --truth training/label_2 --detections results
