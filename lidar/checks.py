@@ -43,7 +43,9 @@ def make_cloud(
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.all():
         warnings.warn(
-            f"{path}: {int((~finite).sum())} of {len(xyz)} points are not finite and were left out", stacklevel=3
+            f"{path}: {int((~finite).sum())} of {len(xyz)} points are not finite and were left out; "
+            "write it without them",
+            stacklevel=2,
         )
         xyz = xyz[finite]
         intensity, time, ring = (None if a is None else a[finite] for a in (intensity, time, ring))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 import tyro
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     130 interrupted, 141 nobody reads on.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    before, warnings.formatwarning = warnings.formatwarning, _warning
     try:
         code = _dispatch(list(arguments))
         sys.stdout.flush()
@@ -78,6 +80,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    """What a user reads of a warning, on a line of its own: not where in the program it was raised."""
+    clear = "\r\x1b[K" if sys.stderr.isatty() else "\n"  # there may be a progress bar
+    return f"{clear}robovision: {message}\n"
 
 
 def _dispatch(arguments: list[str]) -> int:

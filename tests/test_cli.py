@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robovision.cli import COMMANDS, main
@@ -150,3 +151,15 @@ def test_a_reader_who_stops_early_is_no_error(arguments: list[str]) -> None:
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_warning_says_what_and_not_where_in_the_package(tmp_path: Path) -> None:
+    rows = np.array([[1, 2, 3, 0.5], [np.nan, 0, 0, 0], [4, 5, 6, 1]], np.float32)
+    (tmp_path / "a.bin").write_bytes(rows.tobytes())
+    code, text = run_cli("lidar", "view", str(tmp_path / "a.bin"), "--out", str(tmp_path / "a.png"))
+    assert code == 0
+    assert (
+        f"robovision: {tmp_path}/a.bin: 1 of 3 points are not finite and were left out; write it without them" in text
+    )
+    assert "UserWarning" not in text
+    assert "checks.py" not in text
