@@ -161,5 +161,6 @@ def test_a_warning_says_what_and_not_where_in_the_package(tmp_path: Path) -> Non
     assert (
         f"robovision: {tmp_path}/a.bin: 1 of 3 points are not finite and were left out; write it without them" in text
     )
+    assert "\nrobovision: " in text  # not behind a progress bar
     assert "UserWarning" not in text
     assert "checks.py" not in text
