@@ -175,6 +175,8 @@ def collect(
 
 def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     """Make the dataset and write down what it is for, or check that it is for the same; returns its metadata."""
+    from robovision.envs.gymnasium_ids import env_spec
+
     wanted = identity(options)
     if not metadata_path(folder).exists():
         expert = "the expert's intention is recorded, and carried out disturbed" if options.noise else "no noise"
@@ -184,6 +186,7 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
                 "dataset_id": dataset_id(options.task),
                 "algorithm_name": "expert",
                 "description": f"Demonstrations of {options.task}; {expert}.",
+                "env_spec": env_spec(options.task, options.env).to_json(),
                 RECORD: wanted,
             },
         )

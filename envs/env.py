@@ -123,8 +123,11 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         names = [model.camera(k).name for k in range(model.ncam)]
         if name.isdigit() and int(name) < len(names):
             return Camera(int(name), crop)
+        upright = [f"{inverted}_upright" for inverted in simulation.inverted]
+        if name in upright:
+            return Camera(names.index(name.removesuffix("_upright")), crop, turned=True)
         if name not in names:
-            raise unknown("camera", name, ["default", *simulation.cameras, *names])
+            raise unknown("camera", name, ["default", *simulation.cameras, *names, *upright])
         return find_camera(model, name, crop)
 
     def _suffix(self, number: int, camera: str) -> str:

@@ -29,6 +29,7 @@ class MetaWorld(Simulation):
 
     actions = 4
     cameras = {"top_cap2": TOP_CAP2, "spectator": SPECTATOR}  # noqa: RUF012
+    inverted = ("corner", "corner2", "corner3", "corner4")
     crop = CROP
     spectator = "spectator"
 

@@ -36,7 +36,8 @@ class EnvOptions:
     """Side of the square images in pixels."""
     cameras: tuple[str, ...] = ("default",)
     """Names of cameras in the simulator's model, `default` for the task's own, or free views written as
-    `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`."""
+    `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`.
+    MetaWorld's corner, corner2, corner3 and corner4 hang upside down; corner_upright and so on are turned."""
     preset: Preset = "fast"
     """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` leaves out
     the shadows too."""

@@ -35,6 +35,7 @@ class Simulation(ABC):
         control_timestep: seconds of one control step.
         proprioception_space, state_space: bounds of what `proprioception` and `state` return.
         cameras: free views by name, on top of those of the model.
+        inverted: cameras of the model that hang upside down; each also has an upright picture, `NAME_upright`.
         crop: share of a picture's width, in the middle, that the field's protocol keeps.
         spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
         mount: the LiDAR that the robot carries unless another is asked for.
@@ -48,6 +49,7 @@ class Simulation(ABC):
     proprioception_space: spaces.Box
     state_space: spaces.Box
     cameras: dict[str, View]
+    inverted: tuple[str, ...] = ()
     crop: float = 1.0
     spectator: str
     mount: Mount = Mount()

@@ -30,10 +30,11 @@ from robovision.envs.demos import (
     prepare,
     summarise,
 )
+from robovision.envs.env import PixelEnv
 from robovision.envs.experts import find
 from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata
 from robovision.envs.minari_episode import Episode
-from robovision.envs.registry import EnvOptions
+from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError
 from robovision.seeding import derive
 from tests.helpers import TINY_ENV
@@ -105,6 +106,18 @@ def test_minari_opens_what_was_recorded_as_it_happened(recorded: Path, monkeypat
         assert np.array_equal(observation["pixels"], episode.observations["pixels"][12])
         assert episode.observations["pixels"].shape == (13, 3, 32, 32)
         assert episode.infos["success"].shape == (13,)
+    env.close()
+
+
+def test_minari_recovers_the_environment_of_what_was_recorded(recorded: Path) -> None:
+    dataset = minari.MinariDataset(data_folder(recorded))
+    env = dataset.recover_environment()
+    assert isinstance(env.unwrapped, PixelEnv)
+    assert env.unwrapped.task == OPTIONS.task
+    assert env.unwrapped.options == resolve(OPTIONS.task, OPTIONS.env)
+    first = dataset[0]
+    seed = next(iter(dataset.storage.get_episode_metadata([0])))["seed"]
+    assert np.array_equal(env.reset(seed=seed)[0]["pixels"], first.observations["pixels"][0])
     env.close()
 
 

@@ -168,6 +168,30 @@ def test_cameras_depth_segmentation_and_stacks_come_as_named() -> None:
     env.close()
 
 
+def test_metaworlds_inverted_cameras_also_give_upright_pictures() -> None:
+    observe: Any = ("pixels", "depth", "segmentation")
+    names = [f"corner{number}" for number in ("", "2", "3", "4")]
+    cameras = tuple(name + ending for name in names for ending in ("", "_upright"))
+    env = make("metaworld/drawer-open", size=32, preset="fastest", cameras=("default", *cameras), observe=observe)
+    seen, _ = env.reset(seed=0)
+    data, model = env._simulation.data, env._simulation.model
+    for name in names:
+        assert data.cam_xmat[model.camera(name).id].reshape(3, 3)[2, 1] < -0.5  # its upward axis points down
+        for kind in observe:
+            assert np.array_equal(seen[f"{kind}_{name}_upright"], seen[f"{kind}_{name}"][:, ::-1, ::-1])
+    others = {model.camera(k).name for k in range(model.ncam)} - set(names)
+    assert others == {"topview", "behindGripper", "gripperPOV"}
+    assert all(data.cam_xmat[model.camera(name).id].reshape(3, 3)[2, 1] > -1e-6 for name in others)
+    env.close()
+
+
+def test_gymnasium_starts_as_it_does_itself() -> None:
+    own, ours = gymnasium.make("Hopper-v5"), make("mujoco/hopper", observe=("state",))
+    for seed in (3, None):
+        np.testing.assert_array_equal(own.reset(seed=seed)[0].astype(np.float32), ours.reset(seed=seed)[0]["state"])
+    own.close()
+
+
 def test_frame_skip_repeats_the_action_and_adds_the_rewards() -> None:
     once, twice = (make("dmc/cheetah-run", size=16, frame_skip=skip, observe=("state",)) for skip in (1, 2))
     once.reset(seed=0)
