@@ -24,6 +24,7 @@ from robovision.envs.minari_dataset import (
     Publisher,
     Spaces,
     create,
+    data_folder,
     dataset_id,
     episode_path,
     episodes,
@@ -178,7 +179,7 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     from robovision.envs.gymnasium_ids import env_spec
 
     wanted = identity(options)
-    if not metadata_path(folder).exists():
+    if not metadata_path(folder).exists() or _is_blank(folder):
         expert = "the expert's intention is recorded, and carried out disturbed" if options.noise else "no noise"
         create(
             folder,
@@ -198,6 +199,12 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     if differing:
         raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
     return metadata
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether a recording began here that left no episode: with a wrong option, say."""
+    metadata = read_metadata(folder)
+    return RECORD in metadata and not is_described(metadata) and not any(data_folder(folder).glob("episode-*"))
 
 
 def identity(options: DemoOptions) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Importing `robovision.envs` registers them; `gymnasium.make("robovision.envs:rob
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -37,9 +36,7 @@ def env_spec(task: str, options: EnvOptions | None = None) -> EnvSpec:
     >>> spec.id, spec.kwargs["size"], spec.kwargs["horizon"]
     ('robovision/dmc-walker-walk', 84, 500)
     """
-    seen: dict[str, Any] = {}
-    if options is not None:
-        seen = json.loads(json.dumps(dataclasses.asdict(resolve(task, options))))
+    seen = {} if options is None else dataclasses.asdict(resolve(task, options))
     if task.startswith(MJCF):
         return EnvSpec(f"{NAMESPACE}/mjcf", f"{__name__}:make_mjcf", kwargs={"path": task.removeprefix(MJCF), **seen})
     return EnvSpec(gymnasium_id(task), f"{__name__}:make_task", kwargs={"task": task, **seen})
@@ -61,7 +58,7 @@ def make_task(task: str, render_mode: str | None = "rgb_array", **options: Any) 
     """
     if render_mode not in (None, "rgb_array"):
         raise unknown("render_mode", render_mode, ("rgb_array",))
-    return make(task, **{name: tuple(value) if isinstance(value, list) else value for name, value in options.items()})
+    return make(task, **options)
 
 
 def make_mjcf(path: str, render_mode: str | None = "rgb_array", **options: Any) -> PixelEnv:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -56,6 +57,10 @@ class EnvOptions:
     """Draw MetaWorld's mark at the goal, as the field's protocol does."""
 
     def __post_init__(self) -> None:
+        for name in ("size", "horizon", "frame_skip", "frame_stack"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in ("cameras", "observe"):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not 16 <= self.size <= 4096:
             raise UsageError(f"image size must lie in 16..4096 pixels, got {self.size}")
         if self.preset not in get_args(Preset):
@@ -63,17 +68,29 @@ class EnvOptions:
         for name, least in (("horizon", 0), ("frame_skip", 0), ("frame_stack", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("cameras", "observe"):
-            items = getattr(self, name)
-            if isinstance(items, str):
-                raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
-            if len(set(items)) < len(items):
-                raise UsageError(f"{name} names something twice: {', '.join(items)}")
         if not self.cameras:
             raise UsageError("cameras must name at least one camera")
         for item in self.observe:
             if item not in get_args(Observable):
                 raise unknown("observation", item, get_args(Observable))
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UsageError(f"{name} must be a whole number, got {value!r}") from error
+
+
+def _names(name: str, items: Any) -> tuple[str, ...]:
+    if isinstance(items, str):
+        raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
+    for item in items:
+        if not isinstance(item, str):
+            raise UsageError(f"{name} takes names as text, got {item!r}: write {str(item)!r}")
+    if len(set(items)) < len(items):
+        raise UsageError(f"{name} names something twice: {', '.join(items)}")
+    return tuple(items)
 
 
 def list_tasks() -> tuple[str, ...]:

@@ -102,6 +102,11 @@ def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1
     return Camera(names.index(name_or_view), crop)
 
 
+def farthest(model: mujoco.MjModel) -> float:
+    """What depth never exceeds: the far plane's distance in metres, and a little for rounding."""
+    return 1.001 * float(model.vis.map.zfar * model.stat.extent)
+
+
 class Renderer:
     """Renders one model, from any of its cameras, into square images in memory of their own.
 

@@ -68,6 +68,8 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             raise UsageError(f"there must be at least 1 environment, got {count}")
         if workers is not None and workers < 1:
             raise UsageError(f"there must be at least 1 worker process, got {workers}")
+        if not timeout > 0:
+            raise UsageError(f"a worker's timeout must be over 0 seconds, got {timeout}")
         options = resolve(task, options)
         example = PixelEnv(task, make_simulation(task), options, render=False)
         self.num_envs = count

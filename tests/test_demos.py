@@ -161,6 +161,14 @@ SHORT = DemoOptions(episodes=2, seed=1, noise=0.1, env=dataclasses.replace(TINY_
 """So few steps that the expert opens the drawer in time from some starts only."""
 
 
+def test_a_recording_that_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(OPTIONS, env=dataclasses.replace(TINY_ENV, cameras=("corner9",)))
+    with pytest.raises(UsageError, match="unknown camera 'corner9'"):
+        collect(wrong, tmp_path, 1)
+    prepare(OPTIONS, tmp_path)
+    assert read_metadata(tmp_path)["robovision"]["env"]["cameras"] == ["top_cap2"]
+
+
 def test_failures_are_not_recorded_whatever_the_number_of_workers(tmp_path: Path) -> None:
     for name, workers in (("one", 1), ("two", 2)):
         collect(SHORT, tmp_path / name, workers)

@@ -139,6 +139,10 @@ def test_gymnasium_makes_it_and_finds_nothing_wrong(task: str) -> None:
     assert isinstance(picture, np.ndarray)
     assert picture.shape == (192, 192, 3)
     env.close()
+    everything = ("pixels", "depth", "segmentation", "proprioception", "state")
+    made = make(task, size=32, preset="fastest", horizon=6, observe=everything, frame_stack=2)
+    check_env(made)
+    made.close()
 
 
 def test_cameras_depth_segmentation_and_stacks_come_as_named() -> None:
@@ -246,12 +250,14 @@ def test_the_quadruped_that_escapes_sees_its_new_terrain() -> None:
         (np.zeros(3), r"must have shape \(4,\), got \(3,\)"),
         (np.array([0, 0, np.nan, 0]), r"action\[2\] is nan"),
         (np.array([0, np.inf, 0, 0]), r"action\[1\] is inf"),
+        ("left", r"must be 4 numbers, got 'left'"),
     ],
 )
-def test_wrong_actions_are_refused(env: PixelEnv, action: np.ndarray, message: str) -> None:
+def test_wrong_actions_are_refused(env: PixelEnv, action: Any, message: str) -> None:
     env.reset(seed=0)
     with pytest.raises(UsageError, match=message):
         env.step(action)
+    env.step(np.full(4, 3e38, np.float32))  # large, but finite: cut off
 
 
 @pytest.mark.parametrize(
@@ -264,6 +270,11 @@ def test_wrong_actions_are_refused(env: PixelEnv, action: np.ndarray, message: s
         ("metaworld/drawer-open", {"cameras": ()}, "at least one camera"),
         ("metaworld/drawer-open", {"camera": "corner"}, "unknown option 'camera'; nearest: cameras"),
         ("metaworld/drawer-open", {"cameras": ("lookat=1,2 distance=3",)}, "is not written like 'lookat=0,0.6,0"),
+        ("dmc/walker-walk", {"cameras": (0,)}, "cameras takes names as text, got 0: write '0'"),
+        ("dmc/walker-walk", {"cameras": ("lookat=0,0,nan distance=1 azimuth=0 elevation=0",)}, "needs finite numbers"),
+        ("dmc/walker-walk", {"cameras": ("lookat=0,0,1 distance=0 azimuth=0 elevation=0",)}, "a distance over 0"),
+        ("dmc/walker-walk", {"size": "84"}, "size must be a whole number, got '84'"),
+        ("dmc/walker-walk", {"horizon": 2.5}, r"horizon must be a whole number, got 2\.5"),
         ("metaworld/drawer-open", {"size": 8}, r"16\.\.4096 pixels, got 8"),
         ("metaworld/drawer-open", {"preset": "fastes"}, "unknown preset 'fastes'; nearest: fastest"),
         ("metaworld/drawer-open", {"observe": ("pixel",)}, "unknown observation 'pixel'; nearest: pixels"),
@@ -301,6 +312,8 @@ def test_defaults_are_the_tasks_own() -> None:
         (50, 1, "track"),
     ]
     assert all(resolve(task, option) == option for task, option in options.items())
+    loose: Any = {"size": np.int64(64), "cameras": ["corner"]}
+    assert EnvOptions(**loose) == EnvOptions(size=64, cameras=("corner",))
     half = resolve("metaworld/reach", EnvOptions(frame_skip=4))
     assert half == dataclasses.replace(options["metaworld/reach"], frame_skip=4, horizon=125)
 

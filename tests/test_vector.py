@@ -120,6 +120,8 @@ def test_wrong_use_is_said() -> None:
         make_vec("dmc/walker-walk", 0)
     with pytest.raises(UsageError, match="at least 1 worker process, got 0"):
         make_vec("dmc/walker-walk", 2, workers=0)
+    with pytest.raises(UsageError, match="timeout must be over 0 seconds, got 0"):
+        make_vec("dmc/walker-walk", 2, timeout=0)
     with pytest.raises(UsageError, match="unknown camera 'corner'"):
         make_vec("dmc/walker-walk", 2, cameras=("corner",))
     envs = make_vec("dmc/walker-walk", 2, workers=1, observe=("state",))
