@@ -207,7 +207,10 @@ def check_action(action: Action, size: int) -> Action:
     if action.shape != (size,):
         raise UsageError(f"an action must have shape ({size},), got {action.shape}")
     wide = action.astype(np.float64)
-    if not math.isfinite(wide.dot(wide)):  # quicker than asking each
+    length = wide.dot(wide)  # of all at once: quicker than asking each
+    if length <= 1:
+        return action.copy()
+    if not math.isfinite(length):
         bad = np.flatnonzero(~np.isfinite(action))
         raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
     clipped = np.maximum(action, MINUS_ONE)

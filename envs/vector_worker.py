@@ -15,6 +15,8 @@ from robovision.envs.env import Observation
 from robovision.envs.registry import EnvOptions, make
 from robovision.envs.workers import raised
 
+DRAWING_THREADS = "LP_NUM_THREADS"
+"""The variable that tells Mesa how many threads draw beside the caller's own; as many as there are cores without it."""
 Infos = dict[str, Any]
 Memory = dict[str, NDArray[Any]]
 
@@ -53,7 +55,7 @@ class Players:
 
     def __init__(self, plan: Plan, memory: Any) -> None:
         if not plan.alone:
-            os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's own threads would fight over the cores
+            os.environ.setdefault(DRAWING_THREADS, "0")  # Mesa's own threads would fight over the cores
         self._members = plan.members
         self._views = plan.layout.views(memory)
         self._envs = [make(plan.task, plan.options) for _ in plan.members]
