@@ -195,6 +195,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             self.options.preset,
             geomgroups=simulation.geomgroups,
             rangefinders=simulation.rangefinders,
+            mirrors=simulation.mirrors,
         )
 
 

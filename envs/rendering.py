@@ -24,14 +24,15 @@ CROP = 224 / 256
 
 @dataclass(frozen=True)
 class Quality:
-    """Side of the shadow map in pixels (0: no shadows)."""
+    """Side of the shadow map in pixels (0: no shadows), and whether floors mirror what stands on them."""
 
     shadow_map: int
+    mirrors: bool
 
 
-QUALITY = {"fast": Quality(640), "fastest": Quality(0)}
-"""What each preset changes; `exact` is not here because it changes nothing. Both leave out multisampling and mirrors on
-the floor, and draw coarser meshes and spheres.
+QUALITY = {"fast": Quality(640, True), "fastest": Quality(0, False)}
+"""What each preset changes; `exact` is not here because it changes nothing. Both leave out multisampling, and draw
+coarser meshes and spheres.
 With shadow maps under 640 pixels limbs get speckled. Without shadows textures under strong light are darker: OpenGL
 clips the light at one before it multiplies the texture, and a shadow's light comes in a pass of its own."""
 SHOWN = (0, 1, 2)
@@ -118,6 +119,7 @@ class Renderer:
         preset: `exact`, `fast` or `fastest`.
         geomgroups: the groups of geoms to show, MuJoCo's default 0, 1 and 2 if None.
         rangefinders: draw the rays of rangefinder sensors, as MuJoCo does and dm_control doesn't.
+        mirrors: let `fast` draw what floors mirror; False where that is hardly seen.
 
     Raises:
         UsageError: for an unknown preset; without OpenGL, naming the packages to install.
@@ -131,6 +133,7 @@ class Renderer:
         *,
         geomgroups: Sequence[int] | None = None,
         rangefinders: bool = True,
+        mirrors: bool = True,
     ) -> None:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
@@ -151,7 +154,7 @@ class Renderer:
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         if quality is not None:
             self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
-            self._scene.flags[FLAGS.mjRND_REFLECTION] = False
+            self._scene.flags[FLAGS.mjRND_REFLECTION] = quality.mirrors and mirrors
         self._context = Context(drawn)
 
     def pixels(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.uint8]:

@@ -39,7 +39,7 @@ class Simulation(ABC):
         crop: share of a picture's width, in the middle, that the field's protocol keeps.
         spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
         mount: the LiDAR that the robot carries unless another is asked for.
-        geomgroups, rangefinders: what the simulator's own pictures show; see `Renderer`.
+        geomgroups, rangefinders, mirrors: what the simulator's own pictures show; see `Renderer`.
     """
 
     model: mujoco.MjModel
@@ -55,6 +55,7 @@ class Simulation(ABC):
     mount: Mount = Mount()
     geomgroups: tuple[int, ...] | None = None
     rangefinders: bool = True
+    mirrors: bool = True
 
     @abstractmethod
     def reset(self, random: np.random.Generator) -> None:
