@@ -81,9 +81,7 @@ def _views(wrong: int = 40) -> tuple[Array, Array, Array, Array, Array]:
     angle = 0.2
     rotation = np.array([[np.cos(angle), 0, np.sin(angle)], [0, 1, 0], [-np.sin(angle), 0, np.cos(angle)]])
     translation = np.array([1.0, 0.2, -0.1])
-    first, second = (
-        (p @ k.T)[:, :2] / p[:, 2:] for p, k in ((points, K), (points @ rotation.T + translation, OTHER))
-    )
+    first, second = ((p @ k.T)[:, :2] / p[:, 2:] for p, k in ((points, K), (points @ rotation.T + translation, OTHER)))
     second = second + rng.normal(0, 0.2, second.shape)
     second[:wrong] += rng.uniform(30, 200, (wrong, 2)) * rng.choice([-1, 1], (wrong, 2))
     return first, second, rotation, translation / np.linalg.norm(translation), np.arange(120) >= wrong

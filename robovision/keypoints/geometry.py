@@ -94,7 +94,9 @@ def verify(
     return Geometry(options.model, np.asarray(matrix, np.float64), mask.ravel().astype(bool))
 
 
-def _estimate(cv2: Any, first: Array, second: Array, options: VerifyOptions, cameras: tuple[Array, Array] | None) -> Any:
+def _estimate(
+    cv2: Any, first: Array, second: Array, options: VerifyOptions, cameras: tuple[Array, Array] | None
+) -> Any:
     settings = cv2.UsacParams()
     settings.threshold, settings.confidence = options.threshold, options.confidence
     settings.maxIterations, settings.randomGeneratorState = options.iterations, options.seed
