@@ -126,8 +126,16 @@ def table() -> str:
     heads = ("task", "steps", "skip", "observation", "camera", "judged by", "expert")
     kinds = experts()
     rows = [
-        (t.name, str(t.horizon), str(t.frame_skip), ", ".join(t.observe), t.camera, t.measure, kinds[t.name])
-        for t in TASKS.values()
+        (
+            t.name,
+            str(t.horizon),
+            str(t.frame_skip),
+            ", ".join(t.observe),
+            t.camera,
+            t.measure,
+            kinds.get(t.name, "none"),
+        )
+        for t in (*TASKS.values(), find_task("mjcf/PATH"))
     ]
     widths = [max(len(row[k]) for row in (heads, *rows)) for k in range(len(heads))]
     return "\n".join(

@@ -140,7 +140,7 @@ def resolve(name: str, options: EnvOptions) -> EnvOptions:
     return dataclasses.replace(options, horizon=horizon)
 
 
-def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelEnv:
+def make(task: str, options: EnvOptions | None = None, *, seed: int | None = None, **changes: Any) -> PixelEnv:
     """The environment of a task such as `metaworld/drawer-open`, `dmc/walker-walk` or `mjcf/arm.xml`.
 
     Its observations are a dictionary of what `observe` names: `pixels`, uint8 [3, size, size], RGB;
@@ -151,16 +151,22 @@ def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelE
     Args:
         task: family and name.
         options: how it is seen; each may also be given by name, as in `make("dmc/walker-walk", size=84)`.
+        seed: of the first episode, unless `reset` is given another.
         changes: options by name, on top of `options`.
 
     Raises:
         UsageError: for an unknown task, camera or option, naming the nearest ones; without OpenGL, naming the
             packages to install; for a broken MJCF file, with MuJoCo's message.
     """
+    from gymnasium.utils.seeding import np_random
+
     from robovision.envs.env import PixelEnv
 
     resolved = resolve(task, with_changes(options, changes))
-    return PixelEnv(task, make_simulation(task), resolved)
+    env = PixelEnv(task, make_simulation(task), resolved)
+    if seed is not None:
+        env.np_random, _ = np_random(seed)
+    return env
 
 
 def make_vec(
@@ -168,6 +174,7 @@ def make_vec(
     count: int,
     options: EnvOptions | None = None,
     *,
+    seed: int | None = None,
     workers: int | None = None,
     timeout: float = 60.0,
     **changes: Any,
@@ -178,6 +185,7 @@ def make_vec(
         task: family and name.
         count: how many environments.
         options: how they are seen; each may also be given by name.
+        seed: environment i begins with `seed` + i, unless `reset` is given other seeds.
         workers: processes that share the environments; as many as there are cores without it.
         timeout: seconds that a worker may take over one step before it is replaced.
         changes: options by name, on top of `options`.
@@ -187,7 +195,7 @@ def make_vec(
     """
     from robovision.envs.vector import PixelVecEnv
 
-    return PixelVecEnv(task, count, with_changes(options, changes), workers=workers, timeout=timeout)
+    return PixelVecEnv(task, count, with_changes(options, changes), seed=seed, workers=workers, timeout=timeout)
 
 
 def with_changes(options: EnvOptions | None, changes: dict[str, Any]) -> EnvOptions:

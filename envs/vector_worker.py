@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.env import Observation
+from robovision.envs.env import Observation, PixelEnv
 from robovision.envs.registry import EnvOptions, make
 from robovision.envs.workers import raised
 
@@ -26,6 +26,14 @@ class Layout:
     """Names, shapes and types of the arrays in the shared memory, each [count, ...]."""
 
     arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+
+    @classmethod
+    def of(cls, env: PixelEnv, count: int) -> Layout:
+        """What `count` environments like this one take and give."""
+        observed = tuple((name, (count, *np.shape(box.low)), box.low.dtype.str) for name, box in env.boxes.items())
+        action = ("action", (count, *env.action_space.shape), "<f4")
+        ends = (("terminated", (count,), "|b1"), ("truncated", (count,), "|b1"))
+        return cls((*observed, action, ("reward", (count,), "<f8"), *ends))
 
     def size(self) -> int:
         return sum(_padded(shape, kind) for _, shape, kind in self.arrays)

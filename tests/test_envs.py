@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import robovision.envs
-from robovision.envs import EnvOptions, list_tasks, make
+from robovision.envs import EnvOptions, list_tasks, make, mjcf
 from robovision.envs.env import PixelEnv
 from robovision.envs.gymnasium_ids import gymnasium_id
 from robovision.envs.registry import resolve
+from robovision.envs.vector_worker import Layout, Plan, Players
 from robovision.errors import UsageError
 from tests.helpers import TINY_ENV
 
@@ -87,17 +89,40 @@ def test_the_listed_tasks_are_those_of_the_installed_simulators() -> None:
 def test_the_table_shows_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     robovision.envs.list()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["task", *list_tasks()]
+    assert [line.split()[0] for line in lines] == ["task", *list_tasks(), "mjcf/PATH"]
     expected = ["dmc/walker-walk", "500", "2", "pixels", "0", "score", "trained"]
     assert expected in [line.split() for line in lines]
 
 
+def in_a_worker(env: PixelEnv, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The same as `play`, the way a worker of `make_vec` plays and shares it."""
+    monkeypatch.setattr("robovision.envs.vector_worker.make", lambda task, options: env)
+    layout = Layout.of(env, 2)
+    memory = bytearray(layout.size())
+    views = layout.views(memory)
+    players = Players(Plan(env.task, env.options, (1,), layout, True), memory)
+    random = np.random.default_rng(0)
+    (info,) = players.reset([None, seed])
+    rows = [shared(views, env, info)]
+    for _ in range(steps):
+        views["action"][1] = random.uniform(-1, 1, env.action_space.shape)
+        (info,) = players.step(None)
+        rows.append(shared(views, env, info))
+    return rows
+
+
+def shared(views: dict[str, Any], env: PixelEnv, info: dict[str, Any]) -> tuple[Any, ...]:
+    observation = {name: views[name][1].copy() for name in env.boxes}
+    return observation, *(views[name][1] for name in ("reward", "terminated", "truncated")), info
+
+
 @pytest.mark.parametrize("task", list_tasks())
-def test_the_contract(task: str) -> None:
+def test_the_contract(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make(task, ALL)
     episode = play(env, 0)
     assert all(env.observation_space.contains(row[0]) for row in episode)
     assert same(play(env, 0), episode)
+    assert same(in_a_worker(env, 0, len(episode) - 1, monkeypatch), episode)
     other, another = play(env, None), play(env, None)
     assert not same(other, another)
     assert not np.array_equal(other[0][0]["state"], another[0][0]["state"])
@@ -206,6 +231,16 @@ def test_frame_skip_repeats_the_action_and_adds_the_rewards() -> None:
     assert np.array_equal(once.state(), observation["state"])
     assert reward == pytest.approx(sum(rewards))
     assert once.options.horizon == twice.options.horizon == 500
+
+
+def test_a_seed_may_be_given_once_for_all() -> None:
+    options: dict[str, Any] = {"observe": ("state",), "horizon": 2}
+    plain, seeded = make("dmc/reacher-easy", **options), make("dmc/reacher-easy", seed=4, **options)
+    made = gymnasium.make(gymnasium_id("dmc/reacher-easy"), seed=4, **options)
+    starts = [plain.reset(seed=4)[0]["state"], plain.reset()[0]["state"]]
+    for env in (seeded, made):
+        assert [env.reset()[0]["state"].tolist() for _ in range(2)] == [start.tolist() for start in starts]
+    assert not np.array_equal(*starts)
 
 
 def test_without_pixels_nothing_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -374,6 +409,22 @@ def test_a_model_of_your_own_is_a_task(tmp_path: Path) -> None:
     env.close()
     made = gymnasium.make("robovision/mjcf", path=str(path), observe=("state",))
     assert set(made.reset(seed=0)[0]) == {"state"}
+
+
+def test_the_manuals_example_of_a_task_works(tmp_path: Path) -> None:
+    assert mjcf.__doc__ is not None
+    example = textwrap.dedent(mjcf.__doc__.split("\n\n", 1)[1].partition("\n\nWithout")[0])
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM.replace('name="tip"', 'name="hand"'))
+    path.with_suffix(".py").write_text(example)
+    env = make(f"mjcf/{path}", size=24, preset="fastest", horizon=2)
+    env.reset(seed=0)
+    assert env.metadata["render_fps"] == pytest.approx(20)
+    assert abs(env._simulation.data.joint("shoulder").qpos[0]) < 0.2
+    _, reward, _, _, info = env.step(np.zeros(1, np.float32))
+    assert float(reward) == pytest.approx(env._simulation.data.site("hand").xpos[2])
+    assert info["success"] == (float(reward) > 1.4)
+    env.close()
 
 
 def test_a_broken_model_is_said_with_its_line(tmp_path: Path) -> None:
