@@ -75,7 +75,7 @@ class Mjcf(Simulation):
 
     Raises:
         UsageError: if the file is missing or broken, with MuJoCo's message, which names the line; if the Python
-            file beside it has no class `Task`.
+            file beside it can't be run or has no class `Task`.
     """
 
     spectator = "0"
@@ -85,6 +85,8 @@ class Mjcf(Simulation):
         self.model = _load(path)
         self.data = mujoco.MjData(self.model)
         self._task = _task(path.with_suffix(".py"))
+        if not self._task.control_timestep > 0:
+            raise UsageError(f"control_timestep of {path} must be over 0 seconds, got {self._task.control_timestep}")
         self._substeps = max(1, round(self._task.control_timestep / self.model.opt.timestep))
         self.control_timestep = self._substeps * self.model.opt.timestep
         self.actions = self.model.nu
@@ -114,7 +116,14 @@ class Mjcf(Simulation):
 
     def proprioception(self) -> Vector:
         own = self._task.observation(self.model, self.data)
-        return self._joints.read() if own is None else np.ravel(own).astype(np.float32)
+        if own is None:
+            return self._joints.read()
+        numbers: Vector = np.ravel(own).astype(np.float32)
+        if numbers.shape != self.proprioception_space.shape:
+            raise UsageError(
+                f"observation() gave {self.proprioception_space.shape[0]} numbers at first, now {len(numbers)}"
+            )
+        return numbers
 
     def state(self) -> Vector:
         return np.concatenate([self.data.qpos, self.data.qvel], dtype=np.float32)
@@ -142,7 +151,10 @@ def _task(path: Path) -> MjcfTask:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        raise UsageError(f"{path} can't be run: {type(error).__name__}: {error}") from error
     task = getattr(module, "Task", None)
     if not (isinstance(task, type) and issubclass(task, MjcfTask)):
         raise UsageError(f"{path} must define `class Task(MjcfTask)`; see robovision.envs.mjcf")
