@@ -17,7 +17,7 @@
 
 Without `arm.py` there is no reward, and the start is disturbed a little. `reset` begins from the model's first
 keyframe or its zero position; forward kinematics are computed after it. `observation` replaces the proprioception,
-`failure` ends the episode. The rest is as for any task: `make("mjcf/arm.xml", horizon=200, cameras=("side",), size=84)`,
+`failure` ends the episode. Else it is as any task: `make("mjcf/arm.xml", horizon=200, cameras=("side",), size=84)`,
 with 1000 steps and the model's first camera, or a view of the whole, unless you say otherwise; `make_vec` takes it too,
 and `gymnasium.make("robovision/mjcf", path="arm.xml")`. Actions in -1..1 span the actuators' control ranges.
 """
