@@ -240,7 +240,7 @@ def test_a_seed_may_be_given_once_for_all() -> None:
     starts = [plain.reset(seed=4)[0]["state"], plain.reset()[0]["state"]]
     for env in (seeded, made):
         assert [env.reset()[0]["state"].tolist() for _ in range(2)] == [start.tolist() for start in starts]
-    assert not np.array_equal(*starts)
+    assert not np.array_equal(starts[0], starts[1])
 
 
 def test_without_pixels_nothing_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
