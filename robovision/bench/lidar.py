@@ -16,7 +16,7 @@ import torch
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners
-from robovision.lidar.fans import cast_fans
+from robovision.lidar.fans import Hits, cast_fans
 from robovision.lidar.kitti_calibration import boxes_to_objects
 from robovision.lidar.kitti_labels import write_objects
 from robovision.lidar.kitti_metric import curves, evaluate, read_folders
@@ -192,8 +192,17 @@ def _our_rays(street: Street, origin: Array, sensor: Sensor) -> dict[str, Callab
     fans = sensor_fans(sensor, pose)
     return {
         "robovision, any rays": lambda: cast(shapes, starts, steps),
-        "robovision, a sensor's rays, with incidence": lambda: cast_fans([shapes], fans),
+        "robovision, a sensor's rays": lambda: _distances(cast_fans([shapes], fans)),
+        "robovision, a sensor's rays, with incidence": lambda: _with_incidence(cast_fans([shapes], fans)),
     }
+
+
+def _distances(hits: Hits) -> tuple[torch.Tensor, torch.Tensor]:
+    return hits.distance, hits.index
+
+
+def _with_incidence(hits: Hits) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return *_distances(hits), hits.facing()
 
 
 def _same(ours: Array, wanted: Array) -> float:
