@@ -140,7 +140,7 @@ def _near(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         apart = (a[0, part, None] - b[0]).square_()
         apart += (a[1, part, None] - b[1]).square_()
         near = apart <= (reach_a[part, None] + reach_b).square_()
-        for pairs in near.nonzero().split(PAIRS):
+        for pairs in torch.split(near.nonzero(), PAIRS):
             yield pairs[:, 0] + first, pairs[:, 1]
 
 

@@ -135,7 +135,7 @@ class Hits:
         ahead, up = (pad(planes[k], (1, 0)).index_select(0, pair).view_as(self.pair) for k in (5, 8))
         facing = torch.addcmul(ahead * rays[0], up, rays[1]).abs_().view(-1)
         kinds, order = pad(self.pairs.kind, (1, 0), value=PLANE).to(torch.uint8).index_select(0, pair).sort()
-        slots = order.split(torch.bincount(kinds, minlength=PLANE + 1).tolist())
+        slots = torch.split(order, torch.bincount(kinds, minlength=PLANE + 1).tolist())
         rays = rays.repeat(1, len(self.pair))
         for kind, normal in NORMALS.items():
             slot = slots[kind]
@@ -269,7 +269,7 @@ def _cast_at(
         planes = (planes.view(3, 3, -1) / size).view(9, -1)
     count = len(lasers.elevations)
     ends, within = pairs.fan[mine] * count, torch.arange(RINGS, device=mine.device)[:, None]
-    for pair, first in zip(*(values.split(PORTION) for values in groups), strict=True):
+    for pair, first in zip(*(torch.split(values, PORTION) for values in groups), strict=True):
         laser = (first + within).clamp_(max=count - 1).view(-1)
         start, ahead, up = planes.index_select(1, pair).view(3, 3, 1, -1)
         cos, sin = lasers.ways.index_select(1, laser).view(2, RINGS, -1)
