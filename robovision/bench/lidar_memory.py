@@ -1,4 +1,4 @@
-"""Memory that the evaluations of nuScenes and Waymo take beside ground truth and detections, over the number of frames."""
+"""Memory of the evaluations of nuScenes and Waymo beside ground truth and detections, over the number of frames."""
 
 from __future__ import annotations
 
