@@ -51,8 +51,8 @@ def read_kitti(path: Path) -> PointCloud:
     wrong = rows[np.isfinite(rows).all(axis=1) & ((rows[:, 3] < 0) | (rows[:, 3] > 1)), 3]
     if len(wrong):
         raise UsageError(
-            f"{path}: KITTI's fourth number of a point, reflectance, lies in 0..1, got {wrong[0]:g}; divide intensity by "
-            "its largest value, or, if each point has five numbers (nuScenes), name the file .pcd.bin"
+            f"{path}: KITTI's fourth number of a point, reflectance, lies in 0..1, got {wrong[0]:g}; divide intensity "
+            "by its largest value, or, if each point has five numbers (nuScenes), name the file .pcd.bin"
         )
     return make_cloud(path, rows[:, :3], rows[:, 3])
 
