@@ -51,7 +51,11 @@ class Detector(nn.Module):
         self.register_buffer("compass", compass, persistent=False)
 
     def forward(self, images: Tensor) -> Detection:
-        fields = split(self.layers(images), self.group.size)
+        return self.read(self.layers(images))
+
+    def read(self, maps: Tensor) -> Detection:
+        """The detection in the last layer's maps [B, 2 * group, H - 2 margin, W - 2 margin]."""
+        fields = split(maps, self.group.size)
         return Detection(fields[:, 0].amax(1).tanh(), torch.einsum("bghw,cg->bchw", fields[:, 1], self.compass))
 
     def exported(self) -> Detector:

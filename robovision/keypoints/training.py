@@ -35,14 +35,15 @@ LEAF = 512
 
 def make_objective(config: StrekConfig) -> Objective:
     """The network with its first weights, and its loss."""
+    half = config.precision == "bfloat16"
     if config.part == "detector":
-        return Repeatability(Detector(config.detector), config.sampling)
+        return Repeatability(Detector(config.detector), config.sampling, half)
     from robovision.keypoints.description import Description, Descriptor
 
     assert config.detector_weights is not None
     detector = Detector(config.detector)
     weights.assign(detector, weights.load_floats(config.detector_weights), str(config.detector_weights))
-    return Description(Descriptor(), detector.eval().exported(), config.sampling)
+    return Description(Descriptor(), detector.eval().exported(), config.sampling, half)
 
 
 class Training:
