@@ -85,7 +85,9 @@ class _Points:
 class Description:
     """The objective of the descriptor: a triplet loss at the points of a detector that is not trained."""
 
-    def __init__(self, descriptor: Descriptor, detector: Detector, options: SamplingOptions, half: bool = False) -> None:
+    def __init__(
+        self, descriptor: Descriptor, detector: Detector, options: SamplingOptions, half: bool = False
+    ) -> None:
         self.module = descriptor
         self._detector = detector
         self._options = options
