@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision import weights
@@ -64,20 +65,23 @@ class Strek:
         self._descriptor = descriptor.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, options: ExtractorOptions = ExtractorOptions()) -> Strek:
-        """The extractor with the embedded weights.
+    def load(cls, options: ExtractorOptions = ExtractorOptions(), path: Path | None = None) -> Strek:
+        """The extractor with the embedded weights, or with those of a file that `robovision keypoints train` wrote.
+
+        Args:
+            options: what is extracted.
+            path: strek.safetensors of a descriptor's training; its detector has the default architecture.
 
         Raises:
-            UsageError: if they are missing or changed.
+            UsageError: if they are missing, changed or of another architecture.
         """
-        tensors = weights.load_floats(weights.find("strek"))
-        parts = {
-            part: {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(part)}
-            for part in ("detector", "descriptor")
-        }
+        tensors = weights.load_floats(weights.find("strek") if path is None else path)
+        name = "strek" if path is None else str(path)
         detector, descriptor = Detector(DetectorOptions()), Descriptor()
-        weights.assign(detector, parts["detector"], "strek")
-        weights.assign(descriptor, parts["descriptor"], "strek")
+        networks: dict[str, nn.Module] = {"detector": detector, "descriptor": descriptor}
+        for part, network in networks.items():
+            own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(part)}
+            weights.assign(network, own, name)
         return cls(detector, descriptor, options)
 
     @torch.inference_mode()
