@@ -267,6 +267,10 @@ def test_several_scales_find_larger_things(leaf: Tensor) -> None:
     found = several.extract(large)
     assert found.scales is not None
     assert len(np.unique(found.scales)) == 3
+    turned = several.extract(np.ascontiguousarray(np.rot90(large)))
+    there = np.stack([found.xy[:, 1], 319 - found.xy[:, 0]], 1)
+    distance = np.linalg.norm(there[:, None] - turned.xy[None], axis=2)
+    assert (distance.min(1) < 0.05).mean() > 0.99
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (23, 300)])
