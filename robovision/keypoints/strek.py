@@ -158,7 +158,7 @@ class Strek:
         smooth = soften(image)
         described = [
             self._descriptor(patches(smooth, places[None], turns[None]))
-            for places, turns in zip(xy.split(AT_ONCE), directions.split(AT_ONCE), strict=True)
+            for places, turns in zip(torch.split(xy, AT_ONCE), torch.split(directions, AT_ONCE), strict=True)
         ]
         return torch.cat(described)
 
