@@ -25,21 +25,20 @@ from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions
 from robovision.optimisers import adamw, descend, learning_rate
 from robovision.seeding import derive
 
-TURNS = 0, 30, 45, 90, 165, 240
+TURNS = 30, 90, 165
 SIZE, BATCH, LEAVES = 96, 4, 12
-SHIPPED = DetectorOptions(), SamplingOptions(radius=4, most=32)
+SHIPPED = DetectorOptions(), SamplingOptions()
 DETECTORS = {
     "as shipped: C8, sequential, temperature 0.05, linear reward": {},
     "group C4": {"group": "C4", "fields": 4},
     "group C16": {"group": "C16", "fields": 1},
-    "group D8": {"group": "D8", "fields": 1},
     "no group (C1)": {"group": "C1", "fields": 16},
     "sampler grid": {"sampler": "grid"},
     "sampler top-k": {"sampler": "top-k"},
     "temperature 0.02": {"temperature": 0.02},
     "temperature 0.2": {"temperature": 0.2},
     "step reward": {"reward": "step"},
-    "no penalty": {"penalty": 0.0},
+    "suppression radius 2, 80 points": {"radius": 2, "most": 80},
 }
 
 
