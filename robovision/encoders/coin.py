@@ -113,7 +113,7 @@ class DeformableAttention(nn.Module):
 def _weighted_sum(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
     """The sums [B, D] of rows [B, N] of a table [R, D], each times its share [B, N]."""
     if torch.compiler.is_exporting():  # the fused operator has no counterpart in ONNX
-        return (table[rows] * shares[..., None]).sum(1)
+        return (functional.embedding(rows.long(), table) * shares[..., None]).sum(1)
     return functional.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
 
 
