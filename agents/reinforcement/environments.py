@@ -45,7 +45,9 @@ def check_observed(names: list[str], space: spaces.Space[Any]) -> None:
     observed = list(space.spaces) if isinstance(space, spaces.Dict) else []
     for name in names:
         if name not in observed:
-            raise UsageError(f"normalise names {name}, but what is observed is {', '.join(observed)}: see --env.observe")
+            raise UsageError(
+                f"normalise names {name}, but what is observed is {', '.join(observed)}: see --env.observe"
+            )
 
 
 def spaces_of(config: RLConfig) -> tuple[spaces.Dict, spaces.Box]:

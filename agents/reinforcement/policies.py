@@ -128,7 +128,9 @@ class PixelSACPolicy(SACPolicy):
     extractor: PixelExtractor
     shared: SharedFeatures
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any):
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
+    ):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -160,7 +162,9 @@ class PixelTD3Policy(TD3Policy):
     extractor: PixelExtractor
     shared: SharedFeatures
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any):
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
+    ):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
     def _build(self, lr_schedule: Schedule) -> None:
@@ -192,7 +196,9 @@ class PixelPPOPolicy(ActorCriticPolicy):
         UsageError: as `PixelExtractor` does.
     """
 
-    def __init__(self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any):
+    def __init__(
+        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
+    ):
         super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
 
     def extract_features(  # type: ignore[override]

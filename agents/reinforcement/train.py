@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecNormalize
 from torch import Tensor
 from tqdm import tqdm
 
@@ -131,7 +130,9 @@ class Training:
         for _ in range(LOOKS):
             observations, *_ = self.envs.step(np.random.uniform(-1, 1, shape).astype(np.float32))  # noqa: NPY002  seeded
             assert isinstance(observations, dict)
-            seen += [observations[name].reshape(-1, RGB, *observations[name].shape[2:]) for name in self._extractor.stacks]
+            seen += [
+                observations[name].reshape(-1, RGB, *observations[name].shape[2:]) for name in self._extractor.stacks
+            ]
         fit_batch_norms(encoder, torch.from_numpy(np.concatenate(seen)).to(self.model.device))
 
     def _learn(self) -> None:
@@ -260,4 +261,3 @@ def _save_model(model: Model, path: Path) -> None:
     """The model in Stable-Baselines3's own format, whole or not at all."""
     with write_atomically(path) as file:
         model.save(file)  # type: ignore[arg-type]
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +91,4 @@ class SB3VecEnv(VecEnv):
     def _split(self, infos: dict[str, Any]) -> Infos:
         """Gymnasium's dictionary of arrays as a dictionary for each environment."""
         names = [name for name in infos if not name.startswith("_")]
-        return [
-            {name: infos[name][env] for name in names if infos[f"_{name}"][env]} for env in range(self.num_envs)
-        ]
+        return [{name: infos[name][env] for name in names if infos[f"_{name}"][env]} for env in range(self.num_envs)]
