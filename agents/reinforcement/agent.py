@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 from torch import Tensor
 
-from robovision import weights
 from robovision.agents.agent import Actions, Agent, Observation, find_step
 from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.reinforcement.environments import KeypointObserver, spaces_of
-from robovision.agents.reinforcement.models import ALGORITHMS, policy_options
+from robovision.agents.reinforcement.models import ALGORITHMS, policy_options, restore_policy
 from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.run import Run
@@ -51,7 +50,7 @@ class ReinforcedAgent(Agent):
         kind = cast(Any, ALGORITHMS[config.algorithm][1])
         self.policy: BasePolicy = kind(self._space, actions, lambda _: 0.0, **policy_options(config))
         own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
-        weights.assign(self.policy, own, source)
+        restore_policy(self.policy, own, source)
         self.policy.to(device).set_training_mode(False)
         self._observe = KeypointObserver(config.keypoints) if config.keypoints.method != "none" else None
         self._moments = {
@@ -89,4 +88,7 @@ class ReinforcedAgent(Agent):
         if name not in self._moments:
             return value
         mean, variance = self._moments[name]
-        return np.clip((value - mean) / np.sqrt(variance + EPSILON), -CLIP, CLIP).astype(np.float32)
+        scaled: NDArray[np.float32] = np.clip((value - mean) / np.sqrt(variance + EPSILON), -CLIP, CLIP).astype(
+            np.float32
+        )
+        return scaled

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from robovision.agents.config import EncoderOptions, Evaluation
+from robovision.agents.trial import Trial
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import EnvOptions, find_task, resolve
@@ -106,9 +107,8 @@ class RLConfig:
     options: tuple[str, ...] = ()
     """Any other argument of the algorithm's class in Stable-Baselines3, as name=value: target_entropy=-2."""
     every: int = 5000
-    """Actions between two checkpoints. At each the environments begin anew and the policy is evaluated."""
-    evaluation: Evaluation = Evaluation(episodes=10)
-    """`times` does not count here: the policy is evaluated at every checkpoint."""
+    """Actions between two checkpoints. At each the environments begin anew."""
+    evaluation: Evaluation = Evaluation(episodes=10, times=10)
     device: Device = "auto"
     """Where to learn; auto: on a GPU if there is one."""
     threads: int = 0
@@ -119,12 +119,12 @@ class RLConfig:
     def __post_init__(self) -> None:
         if self.algorithm not in get_args(Algorithm):
             raise unknown("algorithm", self.algorithm, get_args(Algorithm))
-        resolve_env(self.task, self.env)
-        if self.env.size:
+        seen = resolve_env(self.task, self.env)
+        if "pixels" in seen.observe and (self.keypoints.method == "none" or self.keypoints.pixels):
             check_image_size(self.encoder.name, self.env.size, "env.size")
-        for name in self.normalise:
-            if name not in get_args(Normalised):
-                raise unknown("quantity to normalise", name, get_args(Normalised))
+        for wanted in self.normalise:
+            if wanted not in get_args(Normalised):
+                raise unknown("quantity to normalise", wanted, get_args(Normalised))
         _check_positive("", self, ("steps", "envs", "every"))
         _check_positive("learning.", self.learning, ("lr", "gamma", "batch", "features", "width"))
         _check_positive("replay.", self.replay, ("size", "updates", "n_steps", "tau"))
@@ -134,6 +134,11 @@ class RLConfig:
                 raise UsageError(f"{name} must not be negative, got {value}")
         if self.threads < 0 or self.workers < 0:
             raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
+
+    @property
+    def trial(self) -> Trial:
+        """The episodes of its evaluations."""
+        return Trial(self.task, self.env, self.seed, self.evaluation.episodes)
 
     @property
     def segment(self) -> int:

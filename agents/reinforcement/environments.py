@@ -28,7 +28,7 @@ def make_envs(config: RLConfig) -> tuple[VecEnv, SB3VecEnv]:
         envs = KeypointVecEnv(envs, config.keypoints)
     envs = VecMonitor(envs)
     if config.normalise:
-        observed = [name for name in config.normalise if name != "reward"]
+        observed: list[str] = [name for name in config.normalise if name != "reward"]
         check_observed(observed, envs.observation_space)
         envs = VecNormalize(
             envs,
@@ -107,12 +107,12 @@ class KeypointVecEnv(VecEnvWrapper):
         super().__init__(venv, with_keypoints_space(venv.observation_space, options))
         self._observe = KeypointObserver(options)
 
-    def reset(self) -> Observation:  # type: ignore[override]
+    def reset(self) -> Observation:
         observations = self.venv.reset()
         assert isinstance(observations, dict)
         return self._observe(observations)
 
-    def step_wait(self) -> tuple[Observation, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:  # type: ignore[override]
+    def step_wait(self) -> tuple[Observation, NDArray[Any], NDArray[Any], list[dict[str, Any]]]:
         observations, rewards, dones, infos = self.venv.step_wait()
         assert isinstance(observations, dict)
         for env in np.flatnonzero(dones):

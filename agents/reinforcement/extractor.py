@@ -103,6 +103,7 @@ class _Eye(nn.Module):
         self.width = CHANNELS * tokens if self.spatial else self.encoder.pooled_width
         self.readout = nn.Linear(self.encoder.width, CHANNELS) if self.spatial else nn.Identity()
         self.memory = FrameMemory(self, self)
+        self.encoder.eval()
 
     def train(self, mode: bool = True) -> _Eye:
         """As in torch, but the encoder's batch norms keep the statistics that they hold."""

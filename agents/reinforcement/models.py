@@ -1,4 +1,4 @@
-"""Algorithms of Stable-Baselines3 with our policies and replay buffer, from a config; and what it takes to save them."""
+"""Stable-Baselines3's algorithms with our policies and replay buffer, from a config; and what saves them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from stable_baselines3.common.policies import BasePolicy
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
+from robovision import weights
 from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.reinforcement.policies import PixelPPOPolicy, PixelSACPolicy, PixelTD3Policy
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
@@ -42,6 +43,7 @@ def make_model(config: RLConfig, env: VecEnv) -> Model:
         UsageError: for an option that the algorithm does not take, with the nearest ones; for an encoder that does
             not fit the observations, with both shapes.
     """
+    kind: Any
     kind, policy = ALGORITHMS[config.algorithm]
     learning = config.learning
     arguments: dict[str, Any] = {
@@ -54,7 +56,8 @@ def make_model(config: RLConfig, env: VecEnv) -> Model:
         **(_on_policy(config) if config.algorithm == "ppo" else _off_policy(config, env)),
         **parse_options(config),
     }
-    return kind(policy, env, **arguments)
+    model: Model = kind(policy, env, **arguments)
+    return model
 
 
 def policy_options(config: RLConfig) -> dict[str, Any]:
@@ -119,6 +122,30 @@ def _off_policy(config: RLConfig, env: VecEnv) -> dict[str, Any]:
         return arguments | {"ent_coef": FIRST_ENTROPY}
     size = int(np.prod(env.action_space.shape or ()))
     return arguments | {"action_noise": NormalActionNoise(np.zeros(size), np.full(size, NOISE))}
+
+
+def policy_state(policy: BasePolicy) -> dict[str, Tensor]:
+    """The policy's weights, each once: what PPO's policy knows by several names goes by the first."""
+    state = policy.state_dict()
+    first = _first_names(state)
+    return {name: value for name, value in state.items() if first[name] == name}
+
+
+def restore_policy(policy: BasePolicy, tensors: Mapping[str, Tensor], source: str) -> None:
+    """The reverse of `policy_state`.
+
+    Raises:
+        UsageError: naming every missing, unexpected and misshapen tensor.
+    """
+    first = _first_names(policy.state_dict())
+    named = {name: tensors[own] for name, own in first.items() if own in tensors}
+    weights.assign(policy, {**tensors, **named}, source)
+
+
+def _first_names(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """For each name the first one of the same tensor."""
+    owners: dict[tuple[int, int], str] = {}
+    return {name: owners.setdefault((value.data_ptr(), value.numel()), name) for name, value in state.items()}
 
 
 def optimiser_state(model: Model) -> dict[str, Tensor]:

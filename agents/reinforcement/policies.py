@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from stable_baselines3.common.policies import ActorCriticPolicy, ContinuousCritic
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy, ContinuousCritic
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import PyTorchObs, Schedule
 from stable_baselines3.sac.policies import Actor as SACActor
@@ -95,51 +95,39 @@ class _Critic(ContinuousCritic):
         return cast(Tensor, self.q_networks[0](torch.cat([features, actions], dim=1)))
 
 
-def _share(policy: SACPolicy | TD3Policy) -> tuple[PixelExtractor, SharedFeatures]:
-    """The one extractor of a policy, and what actor and critic read of it."""
-    made = policy.features_extractor_class(policy.observation_space, **policy.features_extractor_kwargs)
-    extractor = cast(PixelExtractor, made)
-    return extractor, SharedFeatures(extractor)
+class _OneEncoder(BasePolicy):
+    """What SAC's and TD3's policies have in common here."""
+
+    critic: ContinuousCritic
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        made = self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
+        self.extractor = cast(PixelExtractor, made)
+        self.shared = SharedFeatures(self.extractor)
+        super()._build(lr_schedule)  # type: ignore[misc]
+        learnt = [p for p in (*self.critic.parameters(), *self.extractor.parameters()) if p.requires_grad]
+        options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.critic.optimizer = self.optimizer_class(learnt, **options)
+
+    def make_features_extractor(self) -> BaseFeaturesExtractor:
+        heads = _Heads(self.observation_space, self.extractor.features_dim)
+        heads.shared = self.shared
+        return heads
+
+    def set_training_mode(self, mode: bool) -> None:
+        super().set_training_mode(mode)
+        self.extractor.train(mode)
 
 
-def _heads(policy: PixelSACPolicy | PixelTD3Policy) -> _Heads:
-    heads = _Heads(policy.observation_space, policy.extractor.features_dim)
-    heads.shared = policy.shared
-    return heads
-
-
-def _train_by_critic(policy: PixelSACPolicy | PixelTD3Policy, lr_schedule: Schedule) -> None:
-    """Give the critic's optimiser the extractor's weights too."""
-    weights = [p for p in (*policy.critic.parameters(), *policy.extractor.parameters()) if p.requires_grad]
-    policy.critic.optimizer = policy.optimizer_class(
-        weights,
-        lr=lr_schedule(1),  # type: ignore[call-arg]
-        **policy.optimizer_kwargs,
-    )
-
-
-class PixelSACPolicy(SACPolicy):
+class PixelSACPolicy(_OneEncoder, SACPolicy):
     """SAC's policy with one encoder; takes what `SACPolicy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
 
     Raises:
         UsageError: as `PixelExtractor` does.
     """
-
-    extractor: PixelExtractor
-    shared: SharedFeatures
-
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
-    ):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        self.extractor, self.shared = _share(self)
-        super()._build(lr_schedule)
-        _train_by_critic(self, lr_schedule)
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        return _heads(self)
 
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> SACActor:
         return _SACActor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
@@ -147,43 +135,19 @@ class PixelSACPolicy(SACPolicy):
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         return _Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
 
-    def set_training_mode(self, mode: bool) -> None:
-        super().set_training_mode(mode)
-        self.extractor.train(mode)
 
-
-class PixelTD3Policy(TD3Policy):
+class PixelTD3Policy(_OneEncoder, TD3Policy):
     """TD3's policy with one encoder; takes what `TD3Policy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
 
     Raises:
         UsageError: as `PixelExtractor` does.
     """
 
-    extractor: PixelExtractor
-    shared: SharedFeatures
-
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
-    ):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
-
-    def _build(self, lr_schedule: Schedule) -> None:
-        self.extractor, self.shared = _share(self)
-        super()._build(lr_schedule)
-        _train_by_critic(self, lr_schedule)
-
-    def make_features_extractor(self) -> BaseFeaturesExtractor:
-        return _heads(self)
-
     def make_actor(self, features_extractor: BaseFeaturesExtractor | None = None) -> TD3Actor:
         return _TD3Actor(**self._update_features_extractor(self.actor_kwargs, features_extractor)).to(self.device)
 
     def make_critic(self, features_extractor: BaseFeaturesExtractor | None = None) -> ContinuousCritic:
         return _Critic(**self._update_features_extractor(self.critic_kwargs, features_extractor)).to(self.device)
-
-    def set_training_mode(self, mode: bool) -> None:
-        super().set_training_mode(mode)
-        self.extractor.train(mode)
 
 
 class PixelPPOPolicy(ActorCriticPolicy):
@@ -196,14 +160,10 @@ class PixelPPOPolicy(ActorCriticPolicy):
         UsageError: as `PixelExtractor` does.
     """
 
-    def __init__(
-        self, *args: Any, features_extractor_class: type[BaseFeaturesExtractor] = PixelExtractor, **kwargs: Any
-    ):
-        super().__init__(*args, features_extractor_class=features_extractor_class, **kwargs)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
 
-    def extract_features(  # type: ignore[override]
-        self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None
-    ) -> Tensor:
+    def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Tensor:
         return cast(Tensor, self.features_extractor(prepare(obs)))
 
     def _build(self, lr_schedule: Schedule) -> None:

@@ -26,7 +26,8 @@ class FrameReplayBuffer(ReplayBuffer):
     A slot holds one frame and, unless an episode ends with it, the transition that begins there; the next observation
     is the next slot. Stable-Baselines3's own buffer holds a stack of k frames twice for each transition: 2 k frames
     where this holds one. An episode of T transitions takes T + 1 slots (and up to k - 1 more if its first stack is not
-    one frame repeated), so that the buffer holds a little less than `buffer_size` transitions.
+    one frame repeated), so that the buffer holds a little less than `buffer_size` transitions. A step in which the
+    simulator was lost is left out.
 
     Args:
         buffer_size: slots, over all environments.
@@ -101,6 +102,9 @@ class FrameReplayBuffer(ReplayBuffer):
         infos: list[dict[str, Any]],
     ) -> None:
         for env in range(self.n_envs):
+            if "worker_lost" in infos[env]:  # what the step led to is not known
+                self._open[env] = None
+                continue
             before = {name: value[env] for name, value in obs.items()}
             after = {name: np.array(value[env]) for name, value in next_obs.items()}
             self._check_continues(before, after)
@@ -159,8 +163,7 @@ class FrameReplayBuffer(ReplayBuffer):
         for name, count in self.stacks.items():
             if count > 1 and not np.array_equal(after[name][:-RGB], before[name][RGB:]):
                 raise UsageError(
-                    f"the frames of {name!r} are no stack of the last {count} RGB frames, oldest first, that moves on by "
-                    f"one frame a step"
+                    f"{name!r} is no stack of the last {count} RGB frames, oldest first, that moves on by one a step"
                 )
 
     def _newest(self, observation: Observation) -> Observation:

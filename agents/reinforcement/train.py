@@ -19,7 +19,6 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor
 from tqdm import tqdm
 
-from robovision import weights
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
 from robovision.agents.reinforcement.agent import NORMALISE
 from robovision.agents.reinforcement.config import RLConfig, resolve_env
@@ -32,12 +31,13 @@ from robovision.agents.reinforcement.models import (
     normaliser_state,
     optimiser_state,
     parse_options,
+    policy_state,
     restore_normaliser,
     restore_optimisers,
+    restore_policy,
 )
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
 from robovision.agents.reinforcement.watch import Watch, check_weights
-from robovision.agents.trial import Trial
 from robovision.agents.video import write_mosaic
 from robovision.devices import cpu_count, make_deterministic, resolve_device
 from robovision.encoders.build import build
@@ -57,7 +57,7 @@ def resolve(config: RLConfig) -> RLConfig:
     """The config with every `auto` and 0 replaced by what it means on this machine.
 
     Raises:
-        UsageError: for an option that the algorithm does not take, weights that don't fit, or a device that isn't there.
+        UsageError: for an option that the algorithm does not take, for weights that don't fit, or a missing device.
     """
     parse_options(config)
     encoder = config.encoder
@@ -91,6 +91,7 @@ class Training:
         self.judged: dict[int, Judged] = {}
         self.lost = 0
         self._seconds = 0.0
+        self._counted = 0
 
     def execute(self) -> list[Metric]:
         """Learn and evaluate whatever is still missing; returns the final metrics.
@@ -138,7 +139,7 @@ class Training:
     def _learn(self) -> None:
         config = self.config
         with tqdm(total=config.steps, initial=self.step, desc="learning", unit="action", mininterval=0.5) as bar:
-            watch = Watch(bar, self.run)
+            watch = Watch(bar, self.run, config.steps)
             while self.step < config.steps:
                 began = time.monotonic()
                 self._seed("segment", self.step)
@@ -157,7 +158,7 @@ class Training:
         self.model.set_random_seed(derive(self.config.seed, *names) % 2**31)
 
     def _save(self) -> None:
-        model = {name: value for name, value in self.model.policy.state_dict().items()}
+        model = policy_state(self.model.policy)
         normaliser = self.model.get_vec_normalize_env()
         tensors: dict[str, dict[str, Tensor]] = {
             "model": model | (normaliser_state(normaliser) if normaliser else {}),
@@ -175,18 +176,17 @@ class Training:
             "updates": self.model._n_updates,
             "episodes": self.model._episode_num if buffer is not None else 0,
         }
-        self.run.save(self.step, state, tensors, keep=True)
+        self.run.save(self.step, state, tensors, keep=self._due(self.step))
         _save_model(self.model, self.run.path / "model.zip")
 
     def _restore(self) -> bool:
         """The newest checkpoint into the model; False before the first."""
-        self._counted = 0
         checkpoint = self.run.latest()
         if checkpoint is None:
             return False
         tensors = checkpoint.tensors("model")
         own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
-        weights.assign(self.model.policy, own, str(checkpoint.path))
+        restore_policy(self.model.policy, own, str(checkpoint.path))
         restore_optimisers(self.model, checkpoint.tensors("optimizer"))
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
@@ -204,7 +204,9 @@ class Training:
         return True
 
     def _judge(self, step: int) -> None:
-        """Evaluate the checkpoint of a step, unless that was done before."""
+        """Evaluate the checkpoint of a step if it is due, unless that was done before."""
+        if not self._due(step):
+            return
         path = record_path(self.run, step)
         film = self.config.evaluation.video and step >= self.config.steps
         if path.exists() and (not film or self._video.exists()):
@@ -214,12 +216,16 @@ class Training:
         write_curve(self.run.path / "curve.csv", self.curve, self.judged)
         write_picture(self.run.path / "curve.png", self.curve, self.judged, self.config)
 
+    def _due(self, step: int) -> bool:
+        """Whether the checkpoint is the first at or after one of the moments of evaluation."""
+        times, steps = self.config.evaluation.times, self.config.steps
+        return times * min(step, steps) // steps > times * (step - self.config.segment) // steps
+
     def _play(self, step: int, film: bool) -> Judged:
         config = self.config
-        trial = Trial(config.task, config.env, config.seed, config.evaluation.episodes)
-        with tqdm(total=trial.episodes, desc=f"evaluation at {step}", unit="episode", leave=False) as bar:
+        with tqdm(total=config.evaluation.episodes, desc=f"evaluation at {step}", unit="episode", leave=False) as bar:
             judged = evaluate(
-                self.run, trial, step, film=film, workers=config.workers, progress=lambda done: move(bar, done)
+                self.run, config.trial, step, film=film, workers=config.workers, progress=lambda done: move(bar, done)
             )
         if film:
             write_mosaic(self._video, judged.films, judged.outcomes)

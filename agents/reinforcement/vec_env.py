@@ -37,7 +37,7 @@ class SB3VecEnv(VecEnv):
         """Simulator workers that died or hung and were replaced."""
         return self._envs.workers_lost
 
-    def reset(self) -> Observation:  # type: ignore[override]
+    def reset(self) -> Observation:
         first = self._seeds[0]
         observations, infos = self._envs.reset(seed=first if first is not None else self._seeds)
         self.reset_infos = self._split(infos)
@@ -48,11 +48,11 @@ class SB3VecEnv(VecEnv):
     def step_async(self, actions: NDArray[Any]) -> None:
         self._actions = actions
 
-    def step_wait(self) -> tuple[Observation, NDArray[Any], NDArray[Any], Infos]:  # type: ignore[override]
+    def step_wait(self) -> tuple[Observation, NDArray[Any], NDArray[Any], Infos]:
         last, rewards, terminated, truncated, gathered = self._envs.step(self._actions)
         infos, observations = self._split(gathered), last
         over = begins = terminated | truncated
-        for env in np.flatnonzero(over):
+        for env in np.flatnonzero(over).tolist():
             self._end(infos[env], last, env, bool(truncated[env] and not terminated[env]))
         while begins.any():
             observations, fresh = self._envs.begin(begins)

@@ -25,9 +25,10 @@ class Watch(BaseCallback):
         UsageError: for such a loss, naming it, the step and the checkpoint that is intact.
     """
 
-    def __init__(self, bar: tqdm[Any], run: Run) -> None:
+    def __init__(self, bar: tqdm[Any], run: Run, steps: int) -> None:
         super().__init__()
         self._bar = bar
+        self._steps = steps
         self._run = run
         self._returns: list[float] = []
         self._losses: dict[str, list[float]] = {}
@@ -41,13 +42,15 @@ class Watch(BaseCallback):
 
     @contextlib.contextmanager
     def guard(self) -> Iterator[None]:
-        """Tell an error that weights which are not finite brought about from any other."""
+        """Tell an error that numbers which are not finite brought about from any other."""
         try:
             yield
         except ValueError as error:
             assert isinstance(self.model, Model)
             check_weights(self.model, self._run)
-            raise error
+            if "invalid values" in str(error):  # so PyTorch says that a distribution's parameters are not finite
+                raise _exploded("the policy's output is not finite", self.num_timesteps, self._run) from error
+            raise
 
     def _on_rollout_start(self) -> None:
         for name, value in self.logger.name_to_value.items():
@@ -58,7 +61,7 @@ class Watch(BaseCallback):
                 self._losses.setdefault(short, []).append(float(value))
 
     def _on_step(self) -> bool:
-        move(self._bar, min(self.num_timesteps, self._bar.total))
+        move(self._bar, min(self.num_timesteps, self._steps))
         for info in self.locals["infos"]:
             if "episode" in info:
                 self._returns.append(float(info["episode"]["r"]))
