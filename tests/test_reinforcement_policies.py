@@ -22,6 +22,7 @@ from robovision.agents.reinforcement.policies import PixelPPOPolicy, PixelSACPol
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
 from robovision.encoders.base import Encoder, Features
 from robovision.errors import UsageError
+from robovision.symmetry.claims import Symmetry
 from tests.helpers import python
 from tests.toy import FindTheSquare
 
@@ -74,6 +75,9 @@ class Mean(Encoder):
         if height % 2 or width % 2:
             raise ValueError(f"image sides must be even, got {height} x {width}")
         return 2, 2
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return ()
 
     def encode(self, images: Tensor) -> Features:
         tokens = torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(2).transpose(1, 2)
