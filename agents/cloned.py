@@ -36,7 +36,7 @@ def policy_of(config: TrainConfig, tensors: Mapping[str, Tensor], source: Path) 
     except KeyError as error:
         raise UsageError(f"{source} holds no policy of `robovision train`: it lacks {error}") from None
     policy = make_policy(config, 0, actions)
-    felt = inputs - len(policy.state_dict()["head.0.weight"])
+    felt = inputs - policy.inputs
     if felt > 0:
         policy = Policy(policy.encoder, policy.tokens, config.history, felt, actions, config.chunk)
     weights.assign(policy, tensors, str(source))
@@ -48,7 +48,7 @@ class ClonedAgent(Agent):
 
     def __init__(self, policy: Policy, size: int) -> None:
         self.policy = policy
-        self._size = size
+        self.size = size
         self.reset()
 
     def reset(self) -> None:
@@ -66,7 +66,7 @@ class ClonedAgent(Agent):
         if "pixels" not in observations:
             raise UsageError(f"the policy sees pixels, and the observation holds {', '.join(observations)}")
         pixels = np.asarray(observations["pixels"])
-        wanted = (3, self._size, self._size)
+        wanted = (3, self.size, self.size)
         if pixels.shape[1:] != wanted or pixels.dtype != np.uint8:
             raise UsageError(
                 f"the policy sees pixels uint8 {list(wanted)}, and they are {pixels.dtype} {list(pixels.shape[1:])}"

@@ -39,7 +39,7 @@ class Policy(nn.Module):
         self.encoder = encoder
         self.readout = nn.Linear(encoder.width, CHANNELS) if tokens else None
         self.tokens, self.history, self.felt, self.chunk = tokens, history, felt, chunk
-        inputs = history * (CHANNELS * tokens or encoder.pooled_width) + felt
+        inputs = self.inputs = history * (CHANNELS * tokens or encoder.pooled_width) + felt
         self.head = nn.Sequential(
             nn.BatchNorm1d(inputs),
             *(nn.Linear(inputs, 256), nn.ReLU()),

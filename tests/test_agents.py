@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,10 @@ import robovision.agents
 from robovision.agents.agent import LOADERS, Agent
 from robovision.agents.cloned import ClonedAgent
 from robovision.agents.config import EncoderOptions, TrainConfig
+from robovision.agents.export import Form, export, inputs, play
 from robovision.agents.policy import Ensemble, Policy, make_policy
+from robovision.encoders.coin import CoIn
+from robovision.encoders.vit import ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.run import Run
 from tests.helpers import TINY
@@ -112,3 +115,46 @@ def test_other_kinds_of_run_bring_their_own_loader(tmp_path: Path, monkeypatch: 
         robovision.agents.load(run.path)
     monkeypatch.setitem(LOADERS, "other", "robovision.agents.cloned:load")
     assert isinstance(robovision.agents.load(run.path), Agent)
+
+
+def a_small_vit_with_coin() -> Policy:
+    torch.manual_seed(0)
+    vit = ViT(ViTSize(32, 2, 2), image_size=32, injector=CoIn(32, stem=4, gamma=1.0))
+    policy = Policy(vit, 4, history=3, felt=FELT, actions=ACTIONS, chunk=2).eval()
+    nn.init.normal_(policy.head[-1].weight, std=0.1)  # type: ignore[arg-type]
+    return policy
+
+
+def a_cnn_that_sees_one_image_alone() -> Policy:
+    return a_policy(dataclasses.replace(TINY, encoder=EncoderOptions("cnn", adapter="none")), felt=0)
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("make", [a_small_vit_with_coin, a_cnn_that_sees_one_image_alone])
+def test_an_exported_policy_does_what_the_policy_does(tmp_path: Path, make: Callable[[], Policy], form: Form) -> None:
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    agent = ClonedAgent(make(), 32)
+    path = tmp_path / "policy"
+    assert export(agent, path, form) < 1e-4
+    assert [file.name for file in tmp_path.iterdir()] == ["policy"]
+    past: dict[str, torch.Tensor] = {}
+    fresh = ClonedAgent(agent.policy, 32)
+    for observation in observations(5, 3, agent.policy.felt):
+        given = inputs(agent, 5) | {k: torch.from_numpy(v) for k, v in observation.items() if v.size} | past
+        actions, *rest = play(path, form, given)
+        assert actions.shape == (5, agent.policy.chunk, ACTIONS)
+        assert actions.std() > 0.01
+        if agent.policy.chunk == 1:
+            assert np.allclose(actions[:, 0], fresh.act(observation), atol=1e-4)
+        if rest:
+            past = {"past": rest[0], "fresh": torch.zeros(5, dtype=torch.bool)}
+
+
+def test_an_export_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = ClonedAgent(a_cnn_that_sees_one_image_alone(), 32)
+    monkeypatch.setattr("robovision.agents.export.play", lambda *_: [torch.full((3, 1, ACTIONS), 0.9)])
+    with pytest.raises(UsageError, match="the exported policy acts otherwise: its actions differ by"):
+        export(agent, tmp_path / "policy.pt2", "torch")
+    assert not list(tmp_path.iterdir())

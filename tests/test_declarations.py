@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from robovision.encoders.base import Encoder
 from robovision.encoders.build import build
+from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn, SpatialPrior
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.resnet import ResNet50
@@ -50,6 +51,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "ViT": lambda: (ViT(SMALL, 8, 64), image(64)),
     "ViT with CoIn": lambda: (ViT(SMALL, 8, 64, CoIn(32, stem=4, gamma=1.0)), image(64)),
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
+    "CNN": lambda: (CNN(), image(6 * 16)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
     "LiftingConv C8": lambda: (LiftingConv(C8, 3, 2, 5), image(24)),
     "LiftingConv D4": lambda: (LiftingConv(D4, 3, 2, 5), image(24)),

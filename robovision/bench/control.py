@@ -42,6 +42,14 @@ Scores = NDArray[np.float64]
 
 
 @dataclasses.dataclass(frozen=True)
+class Processes:
+    """Of one cell: how many simulate, and with how many threads it trains; 0: as many as there are cores."""
+
+    workers: int
+    threads: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """What the episodes of a finished cell scored, each in 0..1: at the last and at the best checkpoint."""
 
@@ -50,7 +58,11 @@ class Result:
 
 
 def run(
-    choice: Choice, out: Path, workers: int, ray: str | None, done: Callable[[Cell], object] = lambda cell: None
+    choice: Choice,
+    out: Path,
+    processes: Processes,
+    ray: str | None,
+    done: Callable[[Cell], object] = lambda cell: None,
 ) -> None:
     """Train every cell of a choice that is not finished; demonstrations are recorded once a task.
 
@@ -61,11 +73,11 @@ def run(
     cells = {out / cell.folder: cell for cell in choice.cells() if experts()[cell.task] != "none"}
     for task in dict.fromkeys(cell.task for cell in cells.values()):
         of_task = next(cell for cell in cells.values() if cell.task == task)
-        first = dataclasses.replace(choice.config(of_task, None), seed=0, workers=workers)
+        first = dataclasses.replace(choice.config(of_task, None), seed=0, workers=processes.workers)
         data.record(resolve(first), demos_folder(out, task))
     for path, cell in cells.items():
         config = choice.config(cell, demos_folder(out, cell.task))
-        jobs[path] = dataclasses.replace(config, workers=workers, threads=1 if ray else 0)
+        jobs[path] = dataclasses.replace(config, workers=processes.workers, threads=processes.threads)
     sweep(jobs, ray, lambda path: done(cells[path]))
 
 

@@ -175,6 +175,8 @@ class Control:
     """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores."""
+    threads: int = 0
+    """Threads of a training on the CPU; 0: as many as there are cores, and one with --ray."""
     ray: str | None = None
     """local: cells side by side on this machine's cores; or the address of a Ray cluster, such as auto."""
     table_only: bool = False
@@ -203,9 +205,10 @@ def _control(options: Control) -> int:
     out = options.out or Path("runs") / name
     out.mkdir(parents=True, exist_ok=True)
     choice = options.choice
+    processes = control.Processes(options.workers, options.threads or int(options.ray is not None))
     if not options.table_only:
         with tqdm(total=len(choice.cells()), desc="cells", unit="cell") as bar:
-            control.run(choice, out.resolve(), options.workers, options.ray, lambda cell: bar.update())
+            control.run(choice, out.resolve(), processes, options.ray, lambda cell: bar.update())
     print(control.write(choice, out))
     return 0
 

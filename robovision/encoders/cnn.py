@@ -5,6 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from robovision.encoders.base import HALF, Encoder, Features, Normalisation
+from robovision.symmetry import claims
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Tokens
+from robovision.symmetry.groups import shifts, turns
 
 STRIDE = 16
 CHANNELS = (32, 64, 128, 256)
@@ -27,6 +31,14 @@ class CNN(Encoder):
         if height < STRIDE or width < STRIDE:
             raise ValueError(f"image sides must be at least {STRIDE} px, got {height} x {width}")
         return -(-height // STRIDE), -(-width // STRIDE)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Shifts by whole strides move the cells that don't see the border, which are all but the outermost."""
+        cells = Tokens(STRIDE)
+        return (
+            Symmetry(shifts(STRIDE), "interior", outputs=cells, margin=1, part=claims.tokens),
+            Symmetry(turns("C4"), "none", outputs=cells, part=claims.tokens),
+        )
 
     def encode(self, images: Tensor) -> Features:
         tokens = self.layers(images).flatten(2).transpose(1, 2)
