@@ -19,6 +19,7 @@ from robovision.commands import (
     lidar,
     policies,
     pretrain,
+    reinforcement,
     symmetry,
     weights,
 )
@@ -29,7 +30,8 @@ HELP = """usage: robovision COMMAND [OPTIONS]
 robovision: robotics perception by symmetry.
 
 commands:
-  train      train a control policy from pixels
+  train      train a control policy from pixels by behaviour cloning
+  rl         train a control policy from pixels by reinforcement learning
   evaluate   play episodes with a trained policy
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
@@ -50,6 +52,7 @@ GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP
 
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
+    **reinforcement.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,
