@@ -34,7 +34,7 @@ class CenterHead(Head):
                 for name, count in outputs.items()
             }
         )
-        nn.init.constant_(self.parts["hm"][1].bias, RARE)  # type: ignore[index,arg-type]
+        nn.init.constant_(self.parts["hm"][1].bias, RARE)  # type: ignore[index]
 
     def forward(self, features: Tensor) -> Maps:
         shared = self.shared(features)

@@ -6,7 +6,10 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from robovision.errors import UsageError
+from robovision.types import Array
 
 Encoder = Literal["pillars", "second", "residual"]
 
@@ -34,6 +37,11 @@ class Grid:
         """How many voxels there are along z, y and x."""
         z, y, x = (round((self.high[k] - self.low[k]) / self.voxel[k]) if self.voxel[k] > 0 else 0 for k in (2, 1, 0))
         return z, y, x
+
+    def holds(self, xyz: Array) -> Array:
+        """Which places [P, 3] lie in the grid, bool [P]."""
+        inside: Array = np.all((xyz >= np.array(self.low)) & (xyz < np.array(self.high)), axis=1)
+        return inside
 
 
 @dataclass(frozen=True)

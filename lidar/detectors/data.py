@@ -84,9 +84,9 @@ def check_classes(sequences: Sequence[Drive], config: DetectorConfig) -> Counter
             counts.update(merged.get(name, name) for name in names)
     empty = [name for name in config.classes if not counts[name]]
     if empty:
-        names = ", ".join(s.name for s in sequences[:5]) + (", ..." if len(sequences) > 5 else "")
+        drives = ", ".join(s.name for s in sequences[:5]) + (", ..." if len(sequences) > 5 else "")
         raise UsageError(
-            f"no label of class {', '.join(empty)} in the {len(sequences)} sequences chosen ({names}); "
+            f"no label of class {', '.join(empty)} in the {len(sequences)} sequences chosen ({drives}); "
             "take a larger --fraction, another --seed, or leave the class out with --classes"
         )
     return Counter({name: counts[name] for name in config.classes})
@@ -135,8 +135,8 @@ def in_view(frame: Frame, path: Path) -> PointCloud:
     with np.errstate(divide="ignore", invalid="ignore"):
         pixel = place[:, :2] / depth[:, None]
     seen = (depth > 0) & (pixel >= 0).all(axis=1) & (pixel < np.array(IMAGE)).all(axis=1)
-    parts = (None if a is None else a[seen] for a in (cloud.intensity, cloud.time, cloud.ring))
-    return PointCloud(cloud.xyz[seen], *parts, frame=cloud.frame)
+    intensity, time, ring = (None if a is None else a[seen] for a in (cloud.intensity, cloud.time, cloud.ring))
+    return PointCloud(cloud.xyz[seen], intensity, time, ring, cloud.frame)
 
 
 def _square(projection: Array) -> Array:

@@ -12,7 +12,13 @@ from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects
 from robovision.lidar.detectors.pillars import PillarEncoder
+from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
 from robovision.types import Boxes3D, PointCloud
+
+NEAR = 25.0
+"""Metres to each side within which the ground is looked for."""
+STEP = 0.1
+"""Metres by which heights are told apart there."""
 
 
 class Detector(nn.Module):
@@ -21,7 +27,7 @@ class Detector(nn.Module):
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = PillarEncoder(config)
+        self.encoder = (PillarEncoder if config.encoder == "pillars" else VoxelEncoder)(config)
         self.backbone = BevBackbone(self.encoder.channels, config.bev)
         self.head: Head = (AnchorHead if config.anchors else CenterHead)(self.backbone.channels, config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -38,6 +44,23 @@ class Detector(nn.Module):
     def decode(self, maps: Maps) -> list[Found]:
         """The detections of each sweep."""
         return self.head.decode(maps)
+
+
+def ground_level(cloud: PointCloud) -> float:
+    """The height, metres, at which the ground near the sensor most likely is; 0 for a cloud without points.
+
+    It is where most of the lowest points are, of squares of a metre within 25 m.
+    """
+    xyz = cloud.xyz[np.abs(cloud.xyz[:, :2]).max(axis=1, initial=0) <= NEAR]
+    if not len(xyz):
+        return 0.0
+    squares = (xyz[:, :2] + NEAR).astype(np.int64) @ np.array([2 * int(NEAR) + 1, 1])
+    lowest = np.full(squares.max() + 1, np.inf, np.float32)
+    np.minimum.at(lowest, squares, xyz[:, 2])
+    lowest = lowest[np.isfinite(lowest)]
+    steps = np.round(lowest / STEP).astype(np.int64)
+    most = np.convolve(np.bincount(steps - steps.min()), np.ones(3, np.int64), mode="same").argmax() + steps.min()
+    return float(np.median(lowest[np.abs(steps - most) <= 1]))
 
 
 @torch.no_grad()
@@ -57,6 +80,9 @@ def detect(detector: Detector, cloud: PointCloud, ground: float | None = None) -
     device = next(detector.parameters()).device
     points = features(cloud, config.intensity)
     points[:, 2] += rise
+    points = points[config.grid.holds(points.numpy()[:, :3])]
+    if not len(points):
+        return _nothing(config, cloud)
     sample = torch.zeros(len(points), dtype=torch.int64, device=device)
     (found,) = detector.decode(detector(points.to(device), sample, 1))
     boxes = found.boxes.cpu().numpy()
@@ -65,6 +91,11 @@ def detect(detector: Detector, cloud: PointCloud, ground: float | None = None) -
         boxes[:, :3] - np.array([0, 0, rise], np.float32), boxes[:, 3:6], yaw, found.labels.cpu().numpy(),
         config.classes, found.scores.float().cpu().numpy(), frame=cloud.frame,
     )  # fmt: skip
+
+
+def _nothing(config: DetectorConfig, cloud: PointCloud) -> Boxes3D:
+    none = np.zeros((0, 3))
+    return Boxes3D(none, none, none[:, 0], none[:, 0], config.classes, none[:, 0], frame=cloud.frame)
 
 
 def features(cloud: PointCloud, intensity: bool) -> Tensor:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import dacite
+from torch import Tensor
 
 from robovision import weights
 from robovision.errors import UsageError
@@ -16,6 +18,8 @@ from robovision.run import to_dict
 
 KEY = "robovision.lidar.detector"
 """The entry of the header that holds the config as JSON."""
+SHOWN = 5
+"""Differences that are named when weights do not fit."""
 
 
 def save_detector(path: Path, detector: Detector) -> None:
@@ -42,8 +46,28 @@ def load_detector(path: Path) -> Detector:
     """
     config = read_config(path)
     detector = Detector(config)
-    weights.assign(detector, weights.load_floats(path), str(path))
+    assign(detector, weights.load_floats(path), path)
     return detector.eval()
+
+
+def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a detector that has exactly their names and shapes.
+
+    Raises:
+        UsageError: saying whether they are of another list of classes or of another model, with what differs first.
+    """
+    own = {name: tuple(value.shape) for name, value in detector.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    faults = [
+        f"{name}: {given.get(name, 'missing')}, not {shape}" for name, shape in own.items() if given.get(name) != shape
+    ]
+    faults += [f"{name}: unexpected" for name in given if name not in own]
+    if faults:
+        heads = all(fault.startswith("head.") for fault in faults)
+        kind = f"for another list of classes than {', '.join(detector.config.classes)}" if heads else "of another model"
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise UsageError(f"{path} holds weights {kind}:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+    detector.load_state_dict(dict(tensors))
 
 
 def read_config(path: Path) -> DetectorConfig:

@@ -18,7 +18,6 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robovision import weights
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
@@ -26,7 +25,7 @@ from robovision.files import write_csv
 from robovision.lidar.detectors.augmentation import Scene, augment
 from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.files import load_detector, save_detector
+from robovision.lidar.detectors.files import assign, load_detector, save_detector
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.pasting import Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
@@ -151,8 +150,7 @@ class Training:
     def _detector(self) -> Detector:
         detector = Detector(self.options.detector())
         if self.options.start is not None:
-            start = load_detector(self.options.start)
-            weights.assign(detector, start.state_dict(), str(self.options.start))
+            assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
         return detector
 
     def _load(self, sweeps: Sweeps) -> Iterator[Batch]:
