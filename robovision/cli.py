@@ -34,7 +34,7 @@ commands:
   evaluate   play episodes with a trained policy
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
-  keypoints  train S-TREK
+  keypoints  extract, match, evaluate, export and train keypoints
   lidar      detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   symmetry   how an encoder answers when the image moves or turns

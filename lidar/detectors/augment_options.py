@@ -22,7 +22,11 @@ class AugmentOptions:
     """Standard deviation in metres along x, y and z."""
     thin: float = 0.0
     """Share of the points that is taken away at most."""
+    hedges: int = 0
+    """Hedges and bushes that are put into a sweep at most; simulated streets have none."""
 
     def __post_init__(self) -> None:
+        if self.hedges < 0:
+            raise UsageError(f"hedges must not be negative, got {self.hedges}")
         if not 0 <= self.flip <= 1 or not 0 <= self.thin < 1 or not 0 <= self.scale < 1 or not self.turn >= 0:
             raise UsageError(f"flip, thin and scale must be shares in 0..1 and turn not negative, got {self}")

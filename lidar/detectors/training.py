@@ -27,6 +27,7 @@ from robovision.lidar.detectors.data import check_classes, drop_unseen, find_seq
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import assign, load_detector, save_detector
 from robovision.lidar.detectors.heads import Objects
+from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
@@ -83,6 +84,8 @@ class Sweeps(Dataset[Batch]):
         scene = read_scene(self._clouds[number], self._config, options.view)
         if self._pasting is not None:
             scene = self._pasting(scene, generator)
+        if options.augment.hedges:
+            scene = add_hedges(scene, options.augment.hedges, self._config.ground, generator)
         scene, _ = augment(scene, options.augment, generator)
         return drop_unseen(scene, options.least)
 

@@ -10,13 +10,15 @@ from typing import Annotated
 
 import tyro
 
-from robovision.commands import Command, absolute, check_resumed, program, resumed_path
+from robovision.commands import Command, absolute, check_resumed, keypoints_files, program, resumed_path
 from robovision.keypoints.strek_config import StrekConfig
 from robovision.run import Run, differences
 
-GROUP = """Train S-TREK, the keypoints that `robovision.keypoints.load("strek")` extracts.
+GROUP = """Keypoints on images: S-TREK, and SIFT, RootSIFT and ORB beside it.
 
 commands:
+  extract    keypoints of folders, globs and videos, for hloc or COLMAP
+  match      match two images, verify, draw
   train      train the detector by repeatability, or the descriptor at its points
 
 `robovision keypoints COMMAND --help` lists a command's options."""
@@ -80,4 +82,4 @@ def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
     return arguments, Train() if path is None else Train(config=Run.open(path).config(StrekConfig), resume=path)
 
 
-COMMANDS = {"keypoints train": Command(Train, TRAIN, _train, _prepare)}
+COMMANDS = {**keypoints_files.COMMANDS, "keypoints train": Command(Train, TRAIN, _train, _prepare)}
