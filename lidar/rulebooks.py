@@ -107,7 +107,7 @@ def make_plan(table: Tensor, empty: int) -> Plan:
     ordered = table.index_select(0, order)
     whole = torch.nn.functional.pad(ordered, (0, 0, 0, -count % PART), value=empty).view(-1, PART, places)
     number, place = (whole != empty).any(dim=1).nonzero().unbind(dim=1)
-    used = torch.split(place, torch.bincount(number, minlength=len(whole)).tolist())  # type: ignore[no-untyped-call]
+    used = torch.split(place, torch.bincount(number, minlength=len(whole)).tolist())
     parts = []
     for first, mine in zip(range(0, count, PART), used, strict=True):
         rows = slice(first, min(first + PART, count))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from robovision.commands import Command, check_resumed, program, resumed_path
+from robovision.errors import UsageError
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.run import Run, differences
 
@@ -31,6 +32,18 @@ examples:
   torchrun --nproc-per-node 8 -m robovision.cli lidar train --data kitti/training --view --model second --batch 32
   robovision lidar train --resume runs/streets"""
 
+DETECT = """Detect objects in point clouds; write boxes, KITTI results, bird's-eye pictures and a video.
+
+Without --weights it uses the detector that the package carries, trained on simulated streets alone: cars, trucks,
+pedestrians and cyclists within 40 m, from any LiDAR that stands upright, without intensity. The ground is found in each
+cloud, so that the sensor's height does not matter. Truth beside the clouds is drawn next to what is found.
+
+examples:
+  robovision lidar detect scan.bin
+  robovision lidar detect kitti/training --score 0.4 --out found
+  robovision lidar detect streets/0000 --weights runs/streets/detector.safetensors
+  robovision lidar detect scan.bin --weights pointpillar_7728.pth --model pointpillars --ground -1.73"""
+
 SPACE = 500_000_000
 """Bytes that a run needs at most."""
 
@@ -44,6 +57,50 @@ class Train:
     """The run folder; by default a new one under runs/."""
     resume: Path | None = None
     """Continue the run in this folder; the other options must not differ from the run's."""
+
+
+@dataclass(frozen=True)
+class Detect:
+    """The options of `robovision lidar detect`."""
+
+    clouds: tyro.conf.Positional[tuple[Path, ...]]
+    """Files (.bin, .pcd.bin, .feather, .pcd, .ply, .npz), or folders or sequences of them."""
+    weights: Path | None = None
+    """A detector that `robovision lidar train` wrote, or OpenPCDet's checkpoint; by default the embedded one."""
+    model: str | None = None
+    """Which model OpenPCDet's checkpoint is of: pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
+    score: float = 0.3
+    """The least score of a detection."""
+    ground: float | None = None
+    """Height of the ground in the clouds' frame, metres; by default found in each cloud."""
+    pictures: bool = True
+    """Whether to draw."""
+    out: Path = Path("lidar-detections")
+    """The folder."""
+
+    def __post_init__(self) -> None:
+        if not self.clouds:
+            raise UsageError("name at least one point cloud, such as training/velodyne/000000.bin")
+        if not 0 <= self.score <= 1:
+            raise UsageError(f"--score must be in 0..1, got {self.score:g}")
+        if self.model is not None and self.weights is None:
+            raise UsageError("--model goes with --weights: it says which model OpenPCDet's checkpoint is of")
+
+
+def _detect(options: Detect) -> int:
+    from tqdm import tqdm
+
+    from robovision.lidar.detectors.detecting import Outputs, choose_detector, detect_files
+    from robovision.lidar.frames import find_clouds
+    from robovision.progress import move
+
+    clouds = find_clouds(options.clouds)
+    detector = choose_detector(options.weights, options.model)
+    outputs = Outputs(options.score, options.ground, options.pictures)
+    with tqdm(total=len(clouds), desc="clouds", unit="cloud") as bar:
+        count = detect_files(detector, clouds, outputs, options.out, lambda done: move(bar, done))
+    print(f"{count} objects in {len(clouds)} cloud{'' if len(clouds) == 1 else 's'}; look into {options.out}")
+    return 0
 
 
 def _train(command: Train) -> int:
@@ -87,4 +144,7 @@ def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
     return arguments, dataclasses.replace(Train(), options=Run.open(path).config(TrainOptions), resume=path)
 
 
-COMMANDS = {"lidar train": Command(Train, TRAIN, _train, _prepare)}
+COMMANDS = {
+    "lidar train": Command(Train, TRAIN, _train, _prepare),
+    "lidar detect": Command(Detect, DETECT, _detect),
+}

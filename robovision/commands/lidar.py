@@ -16,6 +16,7 @@ from robovision.lidar.view_options import ViewOptions
 GROUP = """Detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, look at point clouds.
 
 commands:
+  detect     find objects in point clouds, at once with the embedded detector
   train      train a detector on labelled point clouds
   evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
   simulate   write sequences of a simulated LiDAR with exact boxes and flow
