@@ -14,6 +14,7 @@ from robovision.commands import (
     Command,
     bench,
     demonstrations,
+    detectors,
     doctor,
     keypoints,
     lidar,
@@ -36,7 +37,7 @@ commands:
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   keypoints  extract, match, evaluate, export and train keypoints
-  lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
+  lidar      detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   symmetry   how an encoder answers when the image moves or turns
   bench      measure speed on this machine
@@ -57,6 +58,7 @@ COMMANDS: dict[str, Command] = {
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,
     **lidar.COMMANDS,
+    **detectors.COMMANDS,
     **weights.COMMANDS,
     **symmetry.COMMANDS,
     **bench.COMMANDS,
