@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from robovision.agents.config import TrainConfig
-from robovision.commands import Command, check_resumed, check_workers, program, resumed_path
+from robovision.agents.config import EncoderOptions, TrainConfig
+from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
 from robovision.run import Run, differences
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
@@ -25,6 +26,7 @@ episodes.csv and evaluation.mp4.
 examples:
   robovision train
   robovision train --task metaworld/hammer --seed 1 --out runs/hammer
+  robovision train --encoder strek
   robovision train --resume runs/hammer"""
 
 EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.
@@ -112,10 +114,14 @@ def _evaluate(options: Evaluate) -> int:
     return 0
 
 
-def _resumed(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run."""
+def _defaults(arguments: Sequence[str]) -> Train:
+    """The defaults of `train`: with --resume, those of the run; with S-TREK, which is fixed, no adapter."""
     path = resumed_path(arguments)
-    return Train() if path is None else Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if path is not None:
+        return Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if named(arguments, "--encoder.name") == "strek":
+        return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
+    return Train()
 
 
 def _evaluation_name(options: Evaluate) -> str:
@@ -160,7 +166,8 @@ def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
-    return arguments, _resumed(arguments)
+    full = [re.sub(r"^--encoder(?=$|=)", "--encoder.name", argument) for argument in arguments]
+    return full, _defaults(full)
 
 
 COMMANDS = {

@@ -15,9 +15,9 @@ RESNET_STRIDE = 32
 class EncoderSpec:
     """What the name of an encoder stands for."""
 
-    architecture: Literal["vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50"]
+    architecture: Literal["vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "strek"]
     patch: int = 16
-    """Side of a patch in pixels; a ResNet has none and this is its stride."""
+    """Side of a patch in pixels; a ResNet has none and this is its stride; of S-TREK the cells of a side."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
     """Which published style of ViT."""
     normalisation: Literal["imagenet", "clip", "half"] = "imagenet"
@@ -33,6 +33,11 @@ class EncoderSpec:
     """Whether this package carries the weights."""
 
     @property
+    def is_vit(self) -> bool:
+        """Whether it is a vision transformer."""
+        return self.architecture.startswith("vit-")
+
+    @property
     def needs_weights(self) -> bool:
         """Whether the name promises pretrained weights; the others may start from random ones."""
         return bool(self.hub or self.page or self.embedded)
@@ -41,6 +46,7 @@ class EncoderSpec:
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
     "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
+    "strek": EncoderSpec("strek", 8, embedded=True),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),
     "vit-base": EncoderSpec("vit-base"),
@@ -87,6 +93,11 @@ def check_image_size(name: str, size: int, option: str) -> None:
     if spec.architecture == "resnet50":
         if size < spec.patch:
             raise UsageError(f"{option} must be at least {spec.patch} pixels for {name}, got {size}")
+    elif spec.architecture == "strek":
+        if size % spec.patch or size < 4 * spec.patch:
+            raise UsageError(
+                f"{option} must be a multiple of {spec.patch} pixels, at least {4 * spec.patch}, got {size}"
+            )
     elif size % spec.patch or size < spec.patch:
         below = max(size // spec.patch, 1) * spec.patch
         raise UsageError(
@@ -97,5 +108,6 @@ def check_image_size(name: str, size: int, option: str) -> None:
 
 def check_adapter(name: str, adapter: Adapter) -> None:
     """Raise UsageError if the adapter does not fit the encoder of this name."""
-    if find_spec(name).architecture == "resnet50" and adapter != "none":
-        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is a ResNet: use --encoder.adapter none")
+    if not find_spec(name).is_vit and adapter != "none":
+        kind = "a ResNet" if find_spec(name).architecture == "resnet50" else "none"
+        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is {kind}: use --encoder.adapter none")
