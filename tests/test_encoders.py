@@ -297,7 +297,7 @@ def test_strek_reads_the_strongest_keypoint_of_each_cell() -> None:
         tokens = encoder(image).tokens.view(8, 8, 135)
         moved = encoder(image.roll((8, -16), (2, 3))).tokens.view(8, 8, 135)
     place = (tokens[4, 2, :2] + 1) / 2 * 64 - 0.5
-    assert (place - torch.tensor([19.5, 35.5])).abs().max() < 3
+    assert (place - torch.tensor([19.5, 35.5])).abs().max() < 4
     assert torch.allclose((tokens[4, 2, 2:4] + 1) / 2 * 8, place + 0.5 - torch.tensor([16.0, 32.0]), atol=1e-4)
     assert torch.allclose(moved[5, 0, 2:], tokens[4, 2, 2:], atol=1e-4)
     assert torch.allclose(tokens[..., 5:7].norm(dim=2), torch.ones(8, 8), atol=1e-4)
