@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from robovision.symmetry.space import check_boxes
 from robovision.types import Boxes3D
 
 PAIRS = 1 << 15
@@ -196,9 +197,3 @@ def _rotate(points: Tensor, angle: Tensor) -> Tensor:
     x, y = points.unbind(dim=-1)
     cos, sin = angle.cos(), angle.sin()
     return torch.stack([cos * x - sin * y, sin * x + cos * y], dim=-1)
-
-
-def check_boxes(boxes: Tensor) -> None:
-    """Raise ValueError unless boxes are floating point [N, 7]."""
-    if boxes.ndim != 2 or boxes.shape[1] != 7 or not boxes.is_floating_point():
-        raise ValueError(f"boxes must be floating point [N, 7], got {boxes.dtype} {list(boxes.shape)}")

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from robovision.encoders.base import Encoder
 
@@ -62,6 +62,21 @@ def assert_equivariant(
     error = equivariance_error(function, inputs, act_on_input, act_on_output)
     if error > limit:
         raise AssertionError(f"the equivariance error is {error:.3g}, over the tolerance of {limit:.3g}")
+
+
+def assert_declared(model: nn.Module, inputs: Tensor) -> dict[str, float]:
+    """The errors that a model makes under the groups of its `symmetries()`, in float64; it must keep its word.
+
+    The model is set to evaluation and to float64; see `robovision.symmetry.claims.Symmetry` for what the grades mean.
+
+    Raises:
+        AssertionError: for a claim that it does not keep, or a claim of `none` that is not really broken.
+        UsageError: if it declares nothing.
+    """
+    from robovision.symmetry.claims import check, declared
+
+    model = model.eval().double()
+    return {str(claim): check(model, inputs.double(), claim) for claim in declared(model)}
 
 
 def check_encoder(encoder: Encoder, height: int, width: int) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from robovision.symmetry.claims import Symmetry
 
 
 class Normalisation(NamedTuple):
@@ -64,6 +67,10 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def encode(self, images: Tensor) -> Features:
         """Features of already normalised images, [B, 3, H, W] floating point."""
+
+    @abstractmethod
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """What it says of its tokens when the image moves or turns; `robovision.testing.assert_declared` checks it."""
 
     def forward(self, images: Tensor) -> Features:
         """Features of an image batch; see the class for the convention.

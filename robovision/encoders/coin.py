@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.encoders.vit import Injector
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Image
+from robovision.symmetry.groups import shifts
 
 LEVELS = 3
 POINTS = 4
@@ -34,6 +37,10 @@ class SpatialPrior(nn.Module):
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels[1:])
         if quarter_map:
             self.project_quarter = nn.Conv2d(stem, width, 1)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Shifts by whole cells move the finest map, but for two cells that see the border's zeros."""
+        return (Symmetry(shifts(8), "interior", outputs=Image(8), margin=2, part=lambda maps: maps[0]),)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = _convolve(self.stem, images.contiguous(memory_format=torch.channels_last))  # faster on a CPU

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.symmetry import claims
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Tokens
+from robovision.symmetry.groups import shifts, turns
 
 BLOCKS = (3, 4, 6, 3)
 STRIDE = 32
@@ -64,11 +68,32 @@ class ResNet50(Encoder):
             raise ValueError(f"image sides must be at least {STRIDE} px, got {height} x {width}")
         return -(-height // STRIDE), -(-width // STRIDE)
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Shifts by whole strides move the cells that don't see the border, which are none below 480 px."""
+        cells = Tokens(STRIDE)
+        margin = -(-self._reach() // STRIDE)
+        return (
+            Symmetry(shifts(STRIDE), "interior", outputs=cells, margin=margin, part=claims.tokens),
+            Symmetry(turns("C4"), "none", outputs=cells, part=claims.tokens),
+        )
+
     def encode(self, images: Tensor) -> Features:
         x = functional.relu(self.bn1(self.conv1(images)), inplace=True)
         x = functional.max_pool2d(x, 3, 2, 1)
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return Features(x.flatten(2).transpose(1, 2), self.fc(x.mean((2, 3))))
+
+    def _reach(self) -> int:
+        """Pixels that a cell of the last map sees to each side of its own middle."""
+        reach = 3 + 2  # the first convolution, and the pooling
+        for stage, before, after in (
+            (self.layer1, 4, 4),
+            (self.layer2, 4, 8),
+            (self.layer3, 8, 16),
+            (self.layer4, 16, 32),
+        ):
+            reach += before + (len(stage) - 1) * after
+        return reach
 
 
 def _stage(inputs: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.symmetry import claims
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Tokens
+from robovision.symmetry.groups import shifts, turns
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,11 @@ class PatchEmbed(nn.Module):
     def __init__(self, width: int, patch: int, bias: bool) -> None:
         super().__init__()
         self.proj = nn.Conv2d(3, width, patch, stride=patch, bias=bias)
+        self.patch = patch
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        cells = Tokens(self.patch)
+        return Symmetry(shifts(self.patch), "exact", outputs=cells), Symmetry(turns("C4"), "none", outputs=cells)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.proj(images).flatten(2).transpose(1, 2)  # type: ignore[no-any-return]
@@ -192,6 +201,12 @@ class ViT(Encoder):
         if height % self.patch or width % self.patch or not height or not width:
             raise ValueError(f"image sides must be multiples of the patch, {self.patch} px, got {height} x {width}")
         return height // self.patch, width // self.patch
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """None: absolute positions break it, and so do the borders, to which every token attends."""
+        cells = Tokens(self.patch)
+        groups = shifts(self.patch), turns("C4")
+        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
 
     def encode(self, images: Tensor) -> Features:
         prefix = 1 + self.style.registers

@@ -19,6 +19,9 @@ from robovision.keypoints.objectives import Points, judge
 from robovision.keypoints.pairs import Pairs
 from robovision.keypoints.sampling import Rewards, draw
 from robovision.keypoints.strek_config import SamplingOptions
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Image, Same
+from robovision.symmetry.groups import turns
 
 SIDE = 32
 """Samples on each side of a patch."""
@@ -66,6 +69,10 @@ class Descriptor(nn.Module):
         for inputs, outputs, stride in ((1, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 1)):
             parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """None: a turned patch has another descriptor, so that patches must be cut along their orientation."""
+        return (Symmetry(turns("C4"), "none", Image(), Same()),)
 
     def forward(self, patches: Tensor) -> Tensor:
         deviation, mean = torch.std_mean(patches, (2, 3), keepdim=True)

@@ -13,7 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from robovision.keypoints.strek_config import DetectorOptions
-from robovision.symmetry.groupconv import FieldNorm, LiftingConv, PlaneGroup, RegularConv, export, split
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import FlowField, Image
+from robovision.symmetry.groupconv import (
+    FieldNorm,
+    LiftingConv,
+    PlaneGroup,
+    RegularConv,
+    export,
+    quarter_symmetries,
+    split,
+)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,13 @@ class Detector(nn.Module):
         angles = group.angles()
         compass = torch.stack([angles.cos(), -angles.sin()]).float()
         self.register_buffer("compass", compass, persistent=False)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Shifts, and the quarter turns that the group holds, move the logits, and move and turn the vectors."""
+        groups = [claim.group for claim in quarter_symmetries(self.group, Image(), Image())]
+        logits = [Symmetry(group, "exact", part=lambda found: found.logits[:, None]) for group in groups]
+        vectors = [Symmetry(g, "exact", Image(), FlowField(), part=lambda found: found.vectors) for g in groups]
+        return (*logits, *vectors)
 
     def forward(self, images: Tensor) -> Detection:
         fields = split(self.layers(images), self.group.size)

@@ -18,88 +18,20 @@ Convention:
 from __future__ import annotations
 
 import math
-import re
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.errors import UsageError
-from robovision.symmetry.plane import Rotation, act
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Image, Kind, RegularMap
+from robovision.symmetry.groups import shifts, turns
+from robovision.symmetry.planegroup import PlaneGroup as PlaneGroup
+from robovision.symmetry.planegroup import split as split
 
 RING_WIDTH = 0.6
 """Standard deviation in pixels of a ring of the kernels; the outermost has two thirds of it, to leave the corners."""
-
-
-@dataclass(frozen=True)
-class PlaneGroup:
-    """The rotations of the plane by multiples of 360 / order degrees: C_N; with reflections: D_N.
-
-    >>> PlaneGroup.parse("D4").size
-    8
-
-    Raises:
-        UsageError: for an order below 1.
-    """
-
-    order: int
-    reflections: bool = False
-
-    def __post_init__(self) -> None:
-        if self.order < 1:
-            raise UsageError(f"the order of a group is at least 1, got {self.order}")
-
-    @classmethod
-    def parse(cls, name: str) -> PlaneGroup:
-        """The group of a name such as C8 or D4.
-
-        Raises:
-            UsageError: for any other name.
-        """
-        found = re.fullmatch(r"([CD])([1-9]\d?)", name)
-        if found is None:
-            raise UsageError(
-                f"{name!r} is no group of the plane: C1 to C99 (rotations) or D1 to D99 (with reflections)"
-            )
-        return cls(int(found[2]), found[1] == "D")
-
-    @property
-    def size(self) -> int:
-        """How many elements it has."""
-        return self.order * (2 if self.reflections else 1)
-
-    def angles(self) -> Tensor:
-        """The rotation of each element, radians, float64 [size]."""
-        return self._turns().double() * (2 * math.pi / self.order)
-
-    def signs(self) -> Tensor:
-        """-1 for each element that reflects, else 1; float64 [size]."""
-        return 1.0 - 2.0 * self._mirrored().double()
-
-    def quotients(self) -> Tensor:
-        """The number of g^-1 h for all elements g and h, int64 [size, size]."""
-        turns, mirrored = self._turns(), self._mirrored()
-        difference = turns[None, :] - turns[:, None]
-        turned = torch.where(mirrored[:, None], -difference, difference) % self.order
-        return turned + self.order * (mirrored[:, None] ^ mirrored[None, :]).long()
-
-    def act_on_plane(self, element: int, maps: Tensor) -> Tensor:
-        """The image [B, C, H, W] after this element; content from outside is 0. Exact for quarter turns."""
-        if self._mirrored()[element]:
-            maps = maps.flip(2)
-        return act(Rotation(math.degrees(float(self.angles()[element]))), maps)[0]
-
-    def act_on_regular(self, element: int, maps: Tensor) -> Tensor:
-        """A regular map [B, fields * size, H, W] after this element."""
-        fields = split(maps, self.size)
-        return self.act_on_plane(element, fields[:, :, self.quotients()[element]].flatten(1, 2))
-
-    def _turns(self) -> Tensor:
-        return torch.arange(self.size) % self.order
-
-    def _mirrored(self) -> Tensor:
-        return torch.arange(self.size) >= self.order
 
 
 def harmonics(group: PlaneGroup, kernel: int) -> Tensor:
@@ -125,10 +57,11 @@ def harmonics(group: PlaneGroup, kernel: int) -> Tensor:
     return basis / size
 
 
-def split(maps: Tensor, size: int) -> Tensor:
-    """A regular map with an axis for the fields and one for the elements: [B, fields, size, H, W]."""
-    batch, _, rows, columns = maps.shape
-    return maps.reshape(batch, -1, size, rows, columns)
+def quarter_symmetries(group: PlaneGroup, inputs: Kind, outputs: Kind) -> tuple[Symmetry, ...]:
+    """What the layers declare: shifts, and those of the group's elements that keep the pixels' grid, are exact."""
+    common = math.gcd(group.order, 4)
+    exact = [shifts()] + ([turns(f"{'D' if group.reflections else 'C'}{common}")] if group.size > 1 else [])
+    return tuple(Symmetry(each, "exact", inputs, outputs) for each in exact if each.magnitudes)
 
 
 class _HarmonicConv(nn.Module):
@@ -176,6 +109,9 @@ class LiftingConv(_HarmonicConv):
     def __init__(self, group: PlaneGroup, channels: int, fields: int, kernel: int, bias: bool = True) -> None:
         super().__init__(group, (fields, channels), kernel, bias)
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return quarter_symmetries(self.group, Image(), RegularMap(self.group))
+
     def kernel(self) -> Tensor:
         return torch.einsum("oib,gbyx->ogiyx", self.weight, self.basis).flatten(0, 1)
 
@@ -200,6 +136,9 @@ class RegularConv(_HarmonicConv):
         super().__init__(group, (outputs, inputs, group.size), kernel, bias)
         self.register_buffer("quotients", group.quotients(), persistent=False)
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return quarter_symmetries(self.group, RegularMap(self.group), RegularMap(self.group))
+
     def kernel(self) -> Tensor:
         turned = self.weight[:, :, self.quotients]  # [outputs, inputs, g, h, basis]
         return torch.einsum("oighb,gbyx->ogihyx", turned, self.basis).flatten(2, 3).flatten(0, 1)
@@ -212,6 +151,9 @@ class FieldNorm(nn.BatchNorm2d):
         super().__init__(fields)
         self.group = group
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return quarter_symmetries(self.group, RegularMap(self.group), RegularMap(self.group))
+
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (the name of the base class)
         normed: Tensor = super().forward(split(input, self.group.size).flatten(2, 3))
         return normed.reshape(input.shape)
@@ -223,6 +165,9 @@ class GroupMax(nn.Module):
     def __init__(self, group: PlaneGroup) -> None:
         super().__init__()
         self.group = group
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return quarter_symmetries(self.group, RegularMap(self.group), Image())
 
     def forward(self, maps: Tensor) -> Tensor:
         return split(maps, self.group.size).amax(2)
