@@ -17,6 +17,7 @@ from robovision.encoders.build import build
 from robovision.encoders.coin import CoIn, SpatialPrior
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.resnet import ResNet50
+from robovision.encoders.strek import StrekEncoder
 from robovision.encoders.vit import PatchEmbed, ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
@@ -51,6 +52,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "ViT with CoIn": lambda: (ViT(SMALL, 8, 64, CoIn(32, stem=4, gamma=1.0)), image(64)),
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
+    "S-TREK encoder": lambda: (StrekEncoder(), image(128)),
     "LiftingConv C8": lambda: (LiftingConv(C8, 3, 2, 5), image(24)),
     "LiftingConv D4": lambda: (LiftingConv(D4, 3, 2, 5), image(24)),
     "RegularConv C8": lambda: (RegularConv(C8, 2, 3, 3), image(24, 16)),

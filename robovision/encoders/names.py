@@ -17,7 +17,7 @@ class EncoderSpec:
 
     architecture: Literal["vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "strek"]
     patch: int = 16
-    """Side of a patch in pixels; a ResNet has none and this is its stride; of S-TREK the cells of a side."""
+    """Side of a patch in pixels; a ResNet has none and this is its stride."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
     """Which published style of ViT."""
     normalisation: Literal["imagenet", "clip", "half"] = "imagenet"
@@ -93,11 +93,6 @@ def check_image_size(name: str, size: int, option: str) -> None:
     if spec.architecture == "resnet50":
         if size < spec.patch:
             raise UsageError(f"{option} must be at least {spec.patch} pixels for {name}, got {size}")
-    elif spec.architecture == "strek":
-        if size % spec.patch or size < 4 * spec.patch:
-            raise UsageError(
-                f"{option} must be a multiple of {spec.patch} pixels, at least {4 * spec.patch}, got {size}"
-            )
     elif size % spec.patch or size < spec.patch:
         below = max(size // spec.patch, 1) * spec.patch
         raise UsageError(
@@ -109,5 +104,5 @@ def check_image_size(name: str, size: int, option: str) -> None:
 def check_adapter(name: str, adapter: Adapter) -> None:
     """Raise UsageError if the adapter does not fit the encoder of this name."""
     if not find_spec(name).is_vit and adapter != "none":
-        kind = "a ResNet" if find_spec(name).architecture == "resnet50" else "none"
+        kind = "a ResNet" if find_spec(name).architecture == "resnet50" else "no ViT"
         raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is {kind}: use --encoder.adapter none")
