@@ -73,11 +73,13 @@ def test_frames_of_a_video_are_named_by_number(tmp_path: Path) -> None:
     film = _film(tmp_path / "drive.mp4", [blobs(48, 64, seed) for seed in range(5)])
     (source,) = sources.find([str(film)])
     frames = list(sources.read(source, 2, lambda name: "000002" not in name))
+    assert sources.count(source, 2) == 3
     assert [name for name, _ in frames] == [f"drive.mp4/00000{k}.jpg" for k in (0, 2, 4)]
     assert frames[1][1] is None
     assert frames[2][1] is not None
     assert np.abs(frames[2][1] - blobs(48, 64, 4)).mean() < 0.05
     film.write_bytes(film.read_bytes()[:200])
+    assert sources.count(source, 1) is None
     with pytest.raises(UsageError, match="can't be read beyond frame 0"):
         list(sources.read(source, 1, lambda _: True))
 

@@ -157,9 +157,12 @@ def _extract_all(options: Extract, extractor: Extractor, found: Sequence[Source]
     from tqdm import tqdm
 
     from robovision.keypoints.pipeline import extract_all
+    from robovision.keypoints.sources import count
 
-    films = any(source.is_video for source in found)
-    with tqdm(total=None if films else len(found), desc="keypoints", unit="image") as bar:
+    counts = [count(source, options.every) for source in found]
+    known = [number for number in counts if number is not None]
+    total = sum(known) if len(known) == len(counts) else None
+    with tqdm(total=total, desc="keypoints", unit="image") as bar:
         faults = extract_all(found, extractor, store, options.every, bar.update)
     store.pack()
     return faults
