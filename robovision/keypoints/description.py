@@ -68,8 +68,7 @@ class Descriptor(nn.Module):
         parts: list[nn.Module] = []
         for inputs, outputs, stride in ((1, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 1)):
             parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
-        self.layers = layers.to(memory_format=torch.channels_last)  # faster
+        self.layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None: a turned patch has another descriptor, so that patches must be cut along their orientation."""
