@@ -199,7 +199,6 @@ def train(run: Run) -> Training:
     """Everything but the evaluations."""
     training = Training(run, FROZEN)
     make_deterministic(FROZEN.seed, 1)
-    training._collect()
     training._prepare()
     training.milestones = []
     training._restore()

@@ -47,7 +47,7 @@ input    image: float32 [1, 1, H, W], grey, 0..1
 outputs  keypoints [N, 2] (pixels, the centre of the top-left one at (0, 0)), scores [N], angles [N] (radians, from x to
          y, which points down), uncertainties [N] (pixels), descriptors [N, 128]; all float32, strongest first
 
-It looks at one scale. The file says all this, too.
+It looks at one scale, as strek-fast does. The file says all this, too.
 
 examples:
   robovision keypoints export strek.onnx
@@ -65,7 +65,7 @@ class Extract:
     out: Path = Path("features.h5")
     """FILE.h5 for hloc, or FILE.db for COLMAP."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     uniform: bool = False
@@ -99,7 +99,7 @@ class Match:
     out: Path | None = None
     """Where to draw the matches: a .png, .jpg or .webp."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     ratio: float | None = None

@@ -48,7 +48,7 @@ class Evaluate:
     """What to measure."""
     folder: tyro.conf.Positional[Path]
     """The images, or a local copy of the benchmark."""
-    extractors: tuple[str, ...] = ("strek", "rootsift", "sift", "orb")
+    extractors: tuple[str, ...] = ("strek", "strek-fast", "rootsift", "sift", "orb")
     """Which extractors."""
     keypoints: int | None = None
     """Keypoints of an image at most; by default the protocol's, for poses 2,048."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robovision.encoders.base import Encoder, Features, Normalisation
-from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches
+from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.pixels import LUMA
 from robovision.keypoints.strek_config import DetectorOptions
@@ -63,7 +63,7 @@ class StrekEncoder(Encoder):
             grey = torch.einsum("bchw,c->bhw", images, torch.from_numpy(LUMA).to(images))[:, None]
             detection = self._detect(grey)
             xy, score, direction = _read(detection, _strongest(detection.logits))
-            described = self.descriptor(patches(grey, xy, direction)).view(*xy.shape[:2], WIDTH)
+            described = self.descriptor(patches(soften(grey), xy, direction)).view(*xy.shape[:2], WIDTH)
         tokens = torch.cat([*_places(xy, images.shape[-2:]), score[..., None], direction, described], 2)
         return Features(tokens, tokens.mean(1))
 

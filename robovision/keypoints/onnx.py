@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from robovision.errors import UsageError
 from robovision.files import write_atomically
-from robovision.keypoints.description import Descriptor, patches
+from robovision.keypoints.description import Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek import ExtractorOptions, Strek, refine
@@ -44,7 +44,7 @@ class Graph(nn.Module):
         offset, uncertainty = refine(logits, rows, columns)
         xy = torch.stack([columns, rows], 1) + offset + self.detector.options.margin
         directions = functional.normalize(detection.vectors[0, :, rows, columns].T, dim=1)
-        described: Tensor = self.descriptor(patches(image, xy[None], directions[None]))
+        described: Tensor = self.descriptor(patches(soften(image), xy[None], directions[None]))
         angles = torch.atan2(directions[:, 1], directions[:, 0])
         everything = xy, (logits[rows, columns] + 1) / 2, angles, uncertainty, described
         return tuple(values[found] for values in everything)
@@ -82,7 +82,7 @@ def export(path: Path, most: int) -> int:
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"exporting needs {' and '.join(missing)}: pip install 'robovision[onnx]'")
-    strek = Strek.load(ExtractorOptions(most))
+    strek = Strek.load(ExtractorOptions(most, multi_scale=False))
     graph = Graph(strek._detector, strek._descriptor, most, strek.options.radius).eval()
     smallest = smallest_side(most, strek._detector.options.margin)
     content = _serialise(graph, smallest, ABOUT.format(smallest=smallest, most=most))
