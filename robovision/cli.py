@@ -20,6 +20,7 @@ from robovision.commands import (
     policies,
     pretrain,
     symmetry,
+    use,
     weights,
 )
 from robovision.errors import UsageError, unknown
@@ -31,6 +32,8 @@ robovision: robotics perception by symmetry.
 commands:
   train      train a control policy from pixels
   evaluate   play episodes with a trained policy
+  export     write a policy as ONNX or a torch program
+  push       upload a policy to the Hugging Face Hub
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   keypoints  extract, match, evaluate, export and train keypoints
@@ -50,6 +53,7 @@ GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP
 
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
+    **use.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,
