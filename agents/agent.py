@@ -21,7 +21,7 @@ SCHEME = "hf://"
 Observation = Mapping[str, NDArray[Any]]
 Actions = NDArray[np.float32]
 
-LOADERS = {"train": "robovision.agents.cloned:load"}
+LOADERS = {"train": "robovision.agents.cloned:load", "rl": "robovision.agents.reinforcement.agent:load"}
 """By the kind of run (`job` in run.json), what loads its policy: called with run, checkpoint and device."""
 
 

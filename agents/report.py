@@ -10,6 +10,7 @@ from tqdm import tqdm
 from robovision.agents.agent import find_step
 from robovision.agents.config import TrainConfig
 from robovision.agents.evaluate import evaluate, write_episodes
+from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.video import write_mosaic
 from robovision.errors import UsageError
 from robovision.files import cannot_write, write_json
@@ -18,7 +19,7 @@ from robovision.run import Run, metrics_by_name
 from robovision.types import Metric
 
 
-def evaluate_run(run: Run, config: TrainConfig, checkpoint: str, out: Path) -> list[Metric]:
+def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out: Path) -> list[Metric]:
     """Play the config's evaluation with a run's checkpoint; results, CSV and video go to the folder `out`.
 
     Args:

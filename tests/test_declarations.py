@@ -23,6 +23,13 @@ from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
 from robovision.keypoints.detector import Detector
 from robovision.keypoints.strek_config import DetectorOptions
+from robovision.symmetry.aliasfree import (
+    FilteredActivation,
+    IdealDownsample,
+    IdealUpsample,
+    KaiserDownsample,
+    KaiserUpsample,
+)
 from robovision.symmetry.claims import Symmetry, check, declared, whole
 from robovision.symmetry.data import Items, Points, Same
 from robovision.symmetry.groupconv import FieldNorm, GroupMax, LiftingConv, PlaneGroup, RegularConv
@@ -59,6 +66,15 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "RegularConv D4": lambda: (RegularConv(D4, 2, 3, 3), image(24, 16)),
     "FieldNorm": lambda: (FieldNorm(D4, 2), image(24, 16)),
     "GroupMax": lambda: (GroupMax(D4), image(24, 16)),
+    "IdealUpsample": lambda: (IdealUpsample(), image(20)),
+    "IdealDownsample": lambda: (IdealDownsample(), image(20)),
+    "KaiserUpsample, circular": lambda: (KaiserUpsample(border="circular"), image(20)),
+    "KaiserDownsample, zeros": lambda: (KaiserDownsample(), image(20)),
+    "FilteredActivation": lambda: (FilteredActivation(nn.functional.silu), image(20) - 0.5),
+    "FilteredActivation, Kaiser": lambda: (
+        FilteredActivation(nn.functional.silu, filter="kaiser", border="circular"),
+        image(20) - 0.5,
+    ),
     "S-TREK detector C8": lambda: (Detector(DETECTOR), image(30, 1)),
     "S-TREK descriptor": lambda: (Descriptor(), torch.cat([image(32, 1), image(33, 1)[..., 1:, 1:]])),
 }

@@ -14,6 +14,7 @@ from typing import Annotated
 import tyro
 
 from robovision.agents.config import TrainConfig
+from robovision.agents.reinforcement.config import RLConfig
 from robovision.commands import Command, check_resumed, check_workers, program, resumed_path
 from robovision.run import Run, differences
 
@@ -118,7 +119,7 @@ def _evaluate(options: Evaluate) -> int:
 
     run = Run.open(options.run)
     out = options.out or options.run / "evaluations" / _evaluation_name(options)
-    config = run.config(TrainConfig)
+    config = run.config(RLConfig) if run.job == "rl" else run.config(TrainConfig)
     config = dataclasses.replace(
         config,
         seed=options.seed,

@@ -15,7 +15,7 @@ RESNET_STRIDE = 32
 class EncoderSpec:
     """What the name of an encoder stands for."""
 
-    architecture: Literal["vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn"]
+    architecture: Literal["vit-micro", "vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn"]
     patch: int = 16
     """Side of a patch in pixels; a convolutional network has none and this is its stride."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
@@ -46,6 +46,7 @@ class EncoderSpec:
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
     "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
+    "vit-micro": EncoderSpec("vit-micro"),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),
     "vit-base": EncoderSpec("vit-base"),

@@ -28,6 +28,7 @@ class ViTSize:
 
 
 SIZES = {
+    "micro": ViTSize(64, 2, 2),
     "tiny": ViTSize(192, 12, 3),
     "small": ViTSize(384, 12, 6),
     "base": ViTSize(768, 12, 12),
