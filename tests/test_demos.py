@@ -31,10 +31,11 @@ from robovision.envs.demos import (
     prepare,
     summarise,
 )
+from robovision.envs.env import PixelEnv
 from robovision.envs.experts import find
 from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata
 from robovision.envs.minari_episode import Episode
-from robovision.envs.registry import EnvOptions
+from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError
 from robovision.seeding import derive
 from tests.helpers import TINY_ENV
@@ -109,6 +110,18 @@ def test_minari_opens_what_was_recorded_as_it_happened(recorded: Path, monkeypat
     env.close()
 
 
+def test_minari_recovers_the_environment_of_what_was_recorded(recorded: Path) -> None:
+    dataset = minari.MinariDataset(data_folder(recorded))
+    env = dataset.recover_environment()
+    assert isinstance(env.unwrapped, PixelEnv)
+    assert env.unwrapped.task == OPTIONS.task
+    assert env.unwrapped.options == resolve(OPTIONS.task, OPTIONS.env)
+    first = dataset[0]
+    seed = next(iter(dataset.storage.get_episode_metadata([0])))["seed"]
+    assert np.array_equal(env.reset(seed=seed)[0]["pixels"], first.observations["pixels"][0])
+    env.close()
+
+
 def test_an_interrupted_collection_goes_on_and_gives_the_same_files(recorded: Path, tmp_path: Path) -> None:
     collect(dataclasses.replace(OPTIONS, episodes=1), tmp_path, 1)
     assert minari.MinariDataset(data_folder(tmp_path)).total_episodes == 1
@@ -147,6 +160,14 @@ def test_other_demonstrations_are_not_mixed_in(recorded: Path, tmp_path: Path) -
 
 SHORT = DemoOptions(episodes=2, seed=1, noise=0.1, env=dataclasses.replace(TINY_ENV, size=16, horizon=88))
 """So few steps that the expert opens the drawer in time from some starts only."""
+
+
+def test_a_recording_that_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(OPTIONS, env=dataclasses.replace(TINY_ENV, cameras=("corner9",)))
+    with pytest.raises(UsageError, match="unknown camera 'corner9'"):
+        collect(wrong, tmp_path, 1)
+    prepare(OPTIONS, tmp_path)
+    assert read_metadata(tmp_path)["robovision"]["env"]["cameras"] == ["top_cap2"]
 
 
 def test_failures_are_not_recorded_whatever_the_number_of_workers(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
     Args:
         name: one of `ENCODERS`.
         image_size: side in pixels of the images that it is for.
-        adapter: `coin`, `adaptformer`, `roboadapter`, `lora` or `none`; a ResNet or CNN takes none.
+        adapter: `coin`, `adaptformer`, `roboadapter`, `lora` or `none`; only a ViT takes one.
         pretrained: whether its weights will be replaced by pretrained ones. If so, CoIn starts with its gate
             shut, as in the paper; if not, open, because there is nothing that it could disturb.
 
@@ -45,6 +45,10 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
         return CNN(NORMALISATIONS[spec.normalisation])
     if spec.architecture == "resnet50":
         return ResNet50(spec.output, NORMALISATIONS[spec.normalisation])
+    if spec.architecture == "strek":
+        from robovision.encoders.strek import StrekEncoder
+
+        return StrekEncoder()
     return _vit(spec, image_size, adapter, pretrained)
 
 

@@ -15,7 +15,7 @@ RESNET_STRIDE = 32
 class EncoderSpec:
     """What the name of an encoder stands for."""
 
-    architecture: Literal["vit-micro", "vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn"]
+    architecture: Literal["vit-micro", "vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn", "strek"]
     patch: int = 16
     """Side of a patch in pixels; a convolutional network has none and this is its stride."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
@@ -34,7 +34,7 @@ class EncoderSpec:
 
     @property
     def is_vit(self) -> bool:
-        """Whether it is a vision transformer; else it is convolutional."""
+        """Whether it is a vision transformer."""
         return self.architecture.startswith("vit-")
 
     @property
@@ -46,6 +46,7 @@ class EncoderSpec:
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
     "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
+    "strek": EncoderSpec("strek", 8, embedded=True),
     "vit-micro": EncoderSpec("vit-micro"),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),
@@ -91,7 +92,7 @@ def find_spec(name: str) -> EncoderSpec:
 def check_image_size(name: str, size: int, option: str) -> None:
     """Raise UsageError unless the encoder can look at square images of this side in pixels."""
     spec = find_spec(name)
-    if not spec.is_vit:
+    if spec.architecture in ("resnet50", "cnn"):
         if size < spec.patch:
             raise UsageError(f"{option} must be at least {spec.patch} pixels for {name}, got {size}")
     elif size % spec.patch or size < spec.patch:
@@ -106,5 +107,5 @@ def check_adapter(name: str, adapter: Adapter) -> None:
     """Raise UsageError if the adapter does not fit the encoder of this name."""
     spec = find_spec(name)
     if not spec.is_vit and adapter != "none":
-        kind = "ResNet" if spec.architecture == "resnet50" else "CNN"
-        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is a {kind}: use --encoder.adapter none")
+        kind = {"resnet50": "a ResNet", "cnn": "a CNN"}.get(spec.architecture, "no ViT")
+        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is {kind}: use --encoder.adapter none")
