@@ -21,7 +21,7 @@ class EncoderOptions:
     """The network that looks at the image."""
 
     name: str = "vit-tiny"
-    """vit-tiny-sim, vit-tiny, clip-vit-b16, mvp-vit-b16, r3m-resnet50 ...; `robovision weights list` shows them all."""
+    """vit-tiny-sim, vit-tiny, strek, clip-vit-b16, mvp-vit-b16 ...; `robovision weights list` shows them all."""
     weights: Path | None = None
     """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large,
     resnet50 and cnn start from random weights; the others from what `robovision weights fetch` brought."""

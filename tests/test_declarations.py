@@ -21,6 +21,7 @@ from robovision.encoders.names import ENCODERS
 from robovision.encoders.nat import NAT, NATSize
 from robovision.encoders.resnet import ResNet50
 from robovision.encoders.smoe import SMoE, SpatialMixture
+from robovision.encoders.strek import StrekEncoder
 from robovision.encoders.swin import Swin, SwinSize
 from robovision.encoders.vit import PatchEmbed, ViT, ViTSize
 from robovision.errors import UsageError
@@ -71,6 +72,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
     "CNN": lambda: (CNN(), image(6 * 16)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
+    "S-TREK encoder": lambda: (StrekEncoder(), image(128)),
     "LiftingConv C8": lambda: (LiftingConv(C8, 3, 2, 5), image(24)),
     "LiftingConv D4": lambda: (LiftingConv(D4, 3, 2, 5), image(24)),
     "RegularConv C8": lambda: (RegularConv(C8, 2, 3, 3), image(24, 16)),

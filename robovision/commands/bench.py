@@ -21,6 +21,7 @@ GROUP = """Measure speed on this machine, side by side with what you would pick 
 commands:
   envs       frames a second of each preset against the simulator's own way
   encoders   images a second of the encoders against transformers, and what CoIn adds
+  keypoints  S-TREK beside SIFT, RootSIFT and ORB: rotation, perspective, light, pose, time
   lidar      KITTI's evaluation, overlaps against shapely, rays against MuJoCo and Open3D, simulated sweeps
   claims     published claims about symmetry and biases, each tried at small scale in minutes
   probes     what an encoder's frozen features tell, against random weights and a trained network
@@ -107,6 +108,55 @@ class Lidar:
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
+
+
+KEYPOINTS = """Keypoints side by side on photographs of scikit-image that S-TREK was not trained on, and on yours.
+
+Each photograph, its shorter side 480 pixels, is turned by 0, 15, ... 345 degrees, tilted, and lit anew; 1,024
+keypoints, mutual nearest neighbours, points near the photograph's edge left out for every extractor. Then milliseconds
+an image, taking turns. In --data, photographs with cameras (image/, intrinsic/, pose/) give relative poses too. Prints
+tables in Markdown.
+
+examples:
+  robovision bench keypoints
+  robovision bench keypoints strek rootsift --data photographs"""
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """The options of `robovision bench keypoints`."""
+
+    extractors: tyro.conf.Positional[tuple[str, ...]] = ("strek", "strek-fast", "rootsift", "sift", "orb")
+    """Which extractors."""
+    data: Path | None = None
+    """A folder with more photographs."""
+    step: int = 15
+    """Degrees between two rotations; a divisor of 90."""
+    versions: int = 8
+    """Tilted, or lit, versions of a photograph."""
+    rounds: int = 9
+    """How often each extractor takes its turn when it is timed."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
+
+
+def _keypoints(options: Keypoints) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import keypoints
+    from robovision.keypoints.selfwarp import WarpOptions
+
+    settings = WarpOptions(options.step, options.versions)
+    named = keypoints.photographs(options.data)
+    with tqdm(total=keypoints.count(named, settings), desc="versions", unit="image", leave=False) as bar:
+        for text in keypoints.table(options.extractors, named, settings, options.rounds, bar.update):
+            tqdm.write(f"{text}\n")
+    if options.data is not None:
+        for text in keypoints.poses(options.extractors, options.data):
+            print(f"{text}\n")
+    return 0
 
 
 PROBES = """How well frozen features tell what the robot feels and where the objects are: R^2 of linear probes.
@@ -321,6 +371,7 @@ def _encoders(options: Encoders) -> int:
 COMMANDS = {
     "bench envs": Command(Envs, ENVS, _envs),
     "bench encoders": Command(Encoders, ENCODERS, _encoders),
+    "bench keypoints": Command(Keypoints, KEYPOINTS, _keypoints),
     "bench lidar": Command(Lidar, LIDAR, _lidar),
     "bench probes": Command(Probes, PROBES, _probes),
     "bench claims": Command(Claims, CLAIMS, _claims),

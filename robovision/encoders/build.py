@@ -39,7 +39,7 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
     Args:
         name: one of `ENCODERS`.
         image_size: side in pixels of the images that it is for.
-        adapter: `coin`, `coin-aliasfree`, `adaptformer`, `roboadapter`, `lora` or `none`; a ResNet or CNN takes none.
+        adapter: `coin`, `coin-aliasfree`, `adaptformer`, `roboadapter`, `lora` or `none`; only a plain ViT takes one.
         pretrained: whether its weights will be replaced by pretrained ones. If so, CoIn starts with its gate
             shut, as in the paper; if not, open, because there is nothing that it could disturb.
 
@@ -89,6 +89,10 @@ def _other(spec: EncoderSpec, image_size: int) -> Encoder:
             return SMoE(image_size, normalisation)
         case "cnn":
             return CNN(normalisation)
+        case "strek":
+            from robovision.encoders.strek import StrekEncoder
+
+            return StrekEncoder()
         case _:
             return ResNet50(spec.output, normalisation)
 

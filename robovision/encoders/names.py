@@ -54,6 +54,7 @@ class EncoderSpec:
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
     "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
+    "strek": EncoderSpec("strek", 8, embedded=True),
     "vit-micro": EncoderSpec("vit-micro"),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),

@@ -48,7 +48,7 @@ def patches(images: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
     along, across = directions[:, :, None], torch.stack([-directions[..., 1], directions[..., 0]], -1)[:, :, None]
     source = xy[:, :, None] + u.flatten()[:, None] * along + v.flatten()[:, None] * across
     rows, columns = images.shape[-2:]
-    where = (source + 0.5) * 2 / source.new_tensor([columns, rows]) - 1
+    where = torch.stack([(source[..., 0] + 0.5) * 2 / columns - 1, (source[..., 1] + 0.5) * 2 / rows - 1], -1)
     found = functional.grid_sample(images, where, padding_mode="border", align_corners=False)
     return found.transpose(1, 2).reshape(-1, 1, SIDE, SIDE)
 
@@ -68,8 +68,7 @@ class Descriptor(nn.Module):
         parts: list[nn.Module] = []
         for inputs, outputs, stride in ((1, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 1)):
             parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
-        layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
-        self.layers = layers.to(memory_format=torch.channels_last)  # faster
+        self.layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None: a turned patch has another descriptor, so that patches must be cut along their orientation."""
@@ -78,7 +77,7 @@ class Descriptor(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         deviation, mean = torch.std_mean(patches, (2, 3), keepdim=True)
         normal = ((patches - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
-        described: Tensor = self.layers(normal).float()
+        described: Tensor = self.layers(normal).to(patches)
         return functional.normalize(described.flatten(1), dim=1)
 
 
