@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from robovision.bench import detectors
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners
@@ -49,7 +50,9 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for done, part in enumerate((lambda: evaluation(data, rounds), overlaps, lambda: rays(rounds), sweeps), 1):
+        parts: tuple[Callable[[], str], ...]
+        parts = (lambda: evaluation(data, rounds), overlaps, lambda: rays(rounds), sweeps)
+        for done, part in enumerate((*parts, lambda: detectors.table(rounds)), 1):
             text = part()
             progress(done)
             yield text
@@ -59,7 +62,7 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
 
 def count() -> int:
     """How many measurements `table` makes."""
-    return 4
+    return 5
 
 
 def check(data: Path | None) -> None:
