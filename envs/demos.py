@@ -24,6 +24,7 @@ from robovision.envs.minari_dataset import (
     Publisher,
     Spaces,
     create,
+    data_folder,
     dataset_id,
     episode_path,
     episodes,
@@ -125,8 +126,16 @@ def table() -> str:
     heads = ("task", "steps", "skip", "observation", "camera", "judged by", "expert")
     kinds = experts()
     rows = [
-        (t.name, str(t.horizon), str(t.frame_skip), ", ".join(t.observe), t.camera, t.measure, kinds[t.name])
-        for t in TASKS.values()
+        (
+            t.name,
+            str(t.horizon),
+            str(t.frame_skip),
+            ", ".join(t.observe),
+            t.camera,
+            t.measure,
+            kinds.get(t.name, "none"),
+        )
+        for t in (*TASKS.values(), find_task("mjcf/PATH"))
     ]
     widths = [max(len(row[k]) for row in (heads, *rows)) for k in range(len(heads))]
     return "\n".join(
@@ -175,8 +184,10 @@ def collect(
 
 def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     """Make the dataset and write down what it is for, or check that it is for the same; returns its metadata."""
+    from robovision.envs.gymnasium_ids import env_spec
+
     wanted = identity(options)
-    if not metadata_path(folder).exists():
+    if not metadata_path(folder).exists() or _is_blank(folder):
         expert = "the expert's intention is recorded, and carried out disturbed" if options.noise else "no noise"
         create(
             folder,
@@ -184,6 +195,7 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
                 "dataset_id": dataset_id(options.task),
                 "algorithm_name": "expert",
                 "description": f"Demonstrations of {options.task}; {expert}.",
+                "env_spec": env_spec(options.task, options.env).to_json(),
                 RECORD: wanted,
             },
         )
@@ -195,6 +207,12 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
     if differing:
         raise UsageError(f"{folder} holds other demonstrations ({'; '.join(differing)})")
     return metadata
+
+
+def _is_blank(folder: Path) -> bool:
+    """Whether a recording began here that left no episode: with a wrong option, say."""
+    metadata = read_metadata(folder)
+    return RECORD in metadata and not is_described(metadata) and not any(data_folder(folder).glob("episode-*"))
 
 
 def identity(options: DemoOptions) -> dict[str, Any]:

@@ -12,9 +12,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from robovision.envs.gymnasium_ids import env_spec
 from robovision.envs.lidar import MountedLidar, parse_mount
 from robovision.envs.registry import EnvOptions
-from robovision.envs.rendering import SHOWN, Camera, Renderer, View, find_camera
+from robovision.envs.rendering import SHOWN, Camera, Renderer, View, farthest, find_camera
 from robovision.envs.simulation import Simulation
 from robovision.errors import UsageError, unknown
 
@@ -43,6 +44,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
     def __init__(self, task: str, simulation: Simulation, options: EnvOptions, *, render: bool = True) -> None:
         self.task = task
         self.options = options
+        self.spec = env_spec(task, options)
         self.metadata = {**self.metadata, "render_fps": 1 / (simulation.control_timestep * options.frame_skip)}
         self._simulation = simulation
         self._steps = 0
@@ -123,8 +125,11 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         names = [model.camera(k).name for k in range(model.ncam)]
         if name.isdigit() and int(name) < len(names):
             return Camera(int(name), crop)
+        upright = [f"{inverted}_upright" for inverted in simulation.inverted]
+        if name in upright:
+            return Camera(names.index(name.removesuffix("_upright")), crop, turned=True)
         if name not in names:
-            raise unknown("camera", name, ["default", *simulation.cameras, *names])
+            raise unknown("camera", name, ["default", *simulation.cameras, *names, *upright])
         return find_camera(model, name, crop)
 
     def _suffix(self, number: int, camera: str) -> str:
@@ -174,7 +179,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         if name.startswith("pixels"):
             return spaces.Box(0, 255, (3 * self.options.frame_stack, size, size), np.uint8)
         if name.startswith("depth"):
-            return spaces.Box(0, np.inf, (1, size, size), np.float32)
+            return spaces.Box(0, farthest(self._simulation.model), (1, size, size), np.float32)
         return spaces.Box(-1, np.iinfo(np.int32).max, (2, size, size), np.int32)
 
     def _make_lidar(self) -> MountedLidar:
@@ -190,18 +195,25 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             self.options.preset,
             geomgroups=simulation.geomgroups,
             rangefinders=simulation.rangefinders,
+            mirrors=simulation.mirrors,
         )
 
 
 def check_action(action: Action, size: int) -> Action:
     """The action as float32 within -1..1, or UsageError if it is not [size] finite numbers, naming the index."""
-    action = np.asarray(action, np.float32)
+    try:
+        action = np.asarray(action, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"an action must be {size} numbers, got {action!r}") from error
     if action.shape != (size,):
         raise UsageError(f"an action must have shape ({size},), got {action.shape}")
-    if not math.isfinite(action.dot(action)):  # quick, and right unless the sum itself overflows
+    wide = action.astype(np.float64)
+    length = wide.dot(wide)  # of all at once: quicker than asking each
+    if length <= 1:
+        return action.copy()
+    if not math.isfinite(length):
         bad = np.flatnonzero(~np.isfinite(action))
-        if len(bad):
-            raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
+        raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
     clipped = np.maximum(action, MINUS_ONE)
     return np.minimum(clipped, ONE, out=clipped)
 
@@ -226,4 +238,6 @@ def parse_view(text: str) -> View:
     except (KeyError, ValueError, TypeError) as error:
         example = "lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63"
         raise UsageError(f"the free view {text!r} is not written like {example!r}: {error}") from error
+    if not (all(map(math.isfinite, (*view.lookat, view.azimuth, view.elevation))) and 0 < view.distance < math.inf):
+        raise UsageError(f"the free view {text!r} needs finite numbers and a distance over 0")
     return view

@@ -38,7 +38,8 @@ class GymnasiumMujoco(Simulation):
         self.cameras = {} if "track" in names else {"track": self._free_view()}
 
     def reset(self, random: np.random.Generator) -> None:
-        self._env.reset(seed=int(random.integers(2**31)))
+        self._env.np_random = random  # the start is then Gymnasium's own of the same seed, and nothing is seeded anew
+        self._env.reset()
 
     def step(self, action: Vector) -> tuple[float, bool]:
         _, reward, terminated, _, _ = self._env.step(self._scale(action))

@@ -12,7 +12,7 @@ from gymnasium import spaces
 from metaworld.env_dict import ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE
 from metaworld.policies import ENV_POLICY_MAP
 
-from robovision.envs.simulation import Simulation, Vector
+from robovision.envs.simulation import LARGE, Simulation, Vector
 
 TOP_CAP2 = View(lookat=(0.0, 0.6, 0.0), distance=0.6708, azimuth=-90.0, elevation=-63.435)
 """CortexBench's camera `top_cap2`, which MetaWorld itself does not have."""
@@ -29,8 +29,11 @@ class MetaWorld(Simulation):
 
     actions = 4
     cameras = {"top_cap2": TOP_CAP2, "spectator": SPECTATOR}  # noqa: RUF012
+    inverted = ("corner", "corner2", "corner3", "corner4")
     crop = CROP
     spectator = "spectator"
+    mirrors = False
+    """They change no picture by over 0.2 of 255 in the mean, and cost a third of the time of `fast`."""
 
     def __init__(self, name: str) -> None:
         self._env = ALL_V3_ENVIRONMENTS_GOAL_OBSERVABLE[f"{name}-v3-goal-observable"]()
@@ -40,7 +43,8 @@ class MetaWorld(Simulation):
         self.model, self.data = self._env.model, self._env.data
         self.control_timestep = self._env.dt
         bounds = self._env.sawyer_observation_space
-        self.state_space = spaces.Box(bounds.low.astype(np.float32), bounds.high.astype(np.float32))
+        low, high = (np.clip(bound, -LARGE, LARGE).astype(np.float32) for bound in (bounds.low, bounds.high))
+        self.state_space = spaces.Box(low, high)
         self.proprioception_space = spaces.Box(self.state_space.low[:4], self.state_space.high[:4])
         self._state = np.zeros(bounds.shape)
         self._success = False

@@ -1,17 +1,25 @@
 """Your own MuJoCo model as a task: `make("mjcf/arm.xml")`, with `arm.py` beside it to say what the task is.
 
-# arm.py
-from robovision.envs.mjcf import MjcfTask
+    # arm.py
+    from robovision.envs.mjcf import MjcfTask
 
-class Task(MjcfTask):
-    def reset(self, model, data, random):
-        data.joint("target_x").qpos = random.uniform(-0.2, 0.2)
+    class Task(MjcfTask):
+        control_timestep = 0.05
 
-    def reward(self, model, data):
-        return -float(abs(data.site("hand").xpos - data.body("target").xpos).sum())
+        def reset(self, model, data, random):
+            data.joint("shoulder").qpos = random.uniform(-0.2, 0.2)
 
-    def success(self, model, data):
-        return self.reward(model, data) > -0.02
+        def reward(self, model, data):
+            return float(data.site("hand").xpos[2])
+
+        def success(self, model, data):
+            return data.site("hand").xpos[2] > 1.4
+
+Without `arm.py` there is no reward, and the start is disturbed a little. `reset` begins from the model's first
+keyframe or its zero position; forward kinematics are computed after it. `observation` replaces the proprioception,
+`failure` ends the episode. Else it is as any task: `make("mjcf/arm.xml", horizon=200, cameras=("side",), size=84)`,
+with 1000 steps and the model's first camera, or a view of the whole, unless you say otherwise; `make_vec` takes it too,
+and `gymnasium.make("robovision/mjcf", path="arm.xml")`. Actions in -1..1 span the actuators' control ranges.
 """
 
 from __future__ import annotations
@@ -67,7 +75,7 @@ class Mjcf(Simulation):
 
     Raises:
         UsageError: if the file is missing or broken, with MuJoCo's message, which names the line; if the Python
-            file beside it has no class `Task`.
+            file beside it can't be run or has no class `Task`.
     """
 
     spectator = "0"
@@ -77,6 +85,8 @@ class Mjcf(Simulation):
         self.model = _load(path)
         self.data = mujoco.MjData(self.model)
         self._task = _task(path.with_suffix(".py"))
+        if not self._task.control_timestep > 0:
+            raise UsageError(f"control_timestep of {path} must be over 0 seconds, got {self._task.control_timestep}")
         self._substeps = max(1, round(self._task.control_timestep / self.model.opt.timestep))
         self.control_timestep = self._substeps * self.model.opt.timestep
         self.actions = self.model.nu
@@ -106,7 +116,14 @@ class Mjcf(Simulation):
 
     def proprioception(self) -> Vector:
         own = self._task.observation(self.model, self.data)
-        return self._joints.read() if own is None else np.ravel(own).astype(np.float32)
+        if own is None:
+            return self._joints.read()
+        numbers: Vector = np.ravel(own).astype(np.float32)
+        if numbers.shape != self.proprioception_space.shape:
+            raise UsageError(
+                f"observation() gave {self.proprioception_space.shape[0]} numbers at first, now {len(numbers)}"
+            )
+        return numbers
 
     def state(self) -> Vector:
         return np.concatenate([self.data.qpos, self.data.qvel], dtype=np.float32)
@@ -134,7 +151,10 @@ def _task(path: Path) -> MjcfTask:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever a user's file may raise
+        raise UsageError(f"{path} can't be run: {type(error).__name__}: {error}") from error
     task = getattr(module, "Task", None)
     if not (isinstance(task, type) and issubclass(task, MjcfTask)):
         raise UsageError(f"{path} must define `class Task(MjcfTask)`; see robovision.envs.mjcf")

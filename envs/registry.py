@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import operator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -36,7 +37,8 @@ class EnvOptions:
     """Side of the square images in pixels."""
     cameras: tuple[str, ...] = ("default",)
     """Names of cameras in the simulator's model, `default` for the task's own, or free views written as
-    `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`."""
+    `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`.
+    MetaWorld's corner, corner2, corner3 and corner4 hang upside down; corner_upright and so on are turned."""
     preset: Preset = "fast"
     """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` leaves out
     the shadows too."""
@@ -55,6 +57,10 @@ class EnvOptions:
     """Draw MetaWorld's mark at the goal, as the field's protocol does."""
 
     def __post_init__(self) -> None:
+        for name in ("size", "horizon", "frame_skip", "frame_stack"):
+            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+        for name in ("cameras", "observe"):
+            object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not 16 <= self.size <= 4096:
             raise UsageError(f"image size must lie in 16..4096 pixels, got {self.size}")
         if self.preset not in get_args(Preset):
@@ -62,17 +68,29 @@ class EnvOptions:
         for name, least in (("horizon", 0), ("frame_skip", 0), ("frame_stack", 1)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        for name in ("cameras", "observe"):
-            items = getattr(self, name)
-            if isinstance(items, str):
-                raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
-            if len(set(items)) < len(items):
-                raise UsageError(f"{name} names something twice: {', '.join(items)}")
         if not self.cameras:
             raise UsageError("cameras must name at least one camera")
         for item in self.observe:
             if item not in get_args(Observable):
                 raise unknown("observation", item, get_args(Observable))
+
+
+def _whole(name: str, value: Any) -> int:
+    try:
+        return operator.index(value)
+    except TypeError as error:
+        raise UsageError(f"{name} must be a whole number, got {value!r}") from error
+
+
+def _names(name: str, items: Any) -> tuple[str, ...]:
+    if isinstance(items, str):
+        raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
+    for item in items:
+        if not isinstance(item, str):
+            raise UsageError(f"{name} takes names as text, got {item!r}: write {str(item)!r}")
+    if len(set(items)) < len(items):
+        raise UsageError(f"{name} names something twice: {', '.join(items)}")
+    return tuple(items)
 
 
 def list_tasks() -> tuple[str, ...]:
@@ -122,7 +140,7 @@ def resolve(name: str, options: EnvOptions) -> EnvOptions:
     return dataclasses.replace(options, horizon=horizon)
 
 
-def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelEnv:
+def make(task: str, options: EnvOptions | None = None, *, seed: int | None = None, **changes: Any) -> PixelEnv:
     """The environment of a task such as `metaworld/drawer-open`, `dmc/walker-walk` or `mjcf/arm.xml`.
 
     Its observations are a dictionary of what `observe` names: `pixels`, uint8 [3, size, size], RGB;
@@ -133,16 +151,22 @@ def make(task: str, options: EnvOptions | None = None, **changes: Any) -> PixelE
     Args:
         task: family and name.
         options: how it is seen; each may also be given by name, as in `make("dmc/walker-walk", size=84)`.
+        seed: of the first episode, unless `reset` is given another.
         changes: options by name, on top of `options`.
 
     Raises:
         UsageError: for an unknown task, camera or option, naming the nearest ones; without OpenGL, naming the
             packages to install; for a broken MJCF file, with MuJoCo's message.
     """
+    from gymnasium.utils.seeding import np_random
+
     from robovision.envs.env import PixelEnv
 
     resolved = resolve(task, with_changes(options, changes))
-    return PixelEnv(task, make_simulation(task), resolved)
+    env = PixelEnv(task, make_simulation(task), resolved)
+    if seed is not None:
+        env.np_random, _ = np_random(seed)
+    return env
 
 
 def make_vec(
@@ -150,6 +174,7 @@ def make_vec(
     count: int,
     options: EnvOptions | None = None,
     *,
+    seed: int | None = None,
     workers: int | None = None,
     timeout: float = 60.0,
     **changes: Any,
@@ -160,6 +185,7 @@ def make_vec(
         task: family and name.
         count: how many environments.
         options: how they are seen; each may also be given by name.
+        seed: environment i begins with `seed` + i, unless `reset` is given other seeds.
         workers: processes that share the environments; as many as there are cores without it.
         timeout: seconds that a worker may take over one step before it is replaced.
         changes: options by name, on top of `options`.
@@ -169,7 +195,7 @@ def make_vec(
     """
     from robovision.envs.vector import PixelVecEnv
 
-    return PixelVecEnv(task, count, with_changes(options, changes), workers=workers, timeout=timeout)
+    return PixelVecEnv(task, count, with_changes(options, changes), seed=seed, workers=workers, timeout=timeout)
 
 
 def with_changes(options: EnvOptions | None, changes: dict[str, Any]) -> EnvOptions:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from robovision.envs.context import Context  # first: it chooses the backend that simulators' own renderers read
 
@@ -23,14 +24,15 @@ CROP = 224 / 256
 
 @dataclass(frozen=True)
 class Quality:
-    """Side of the shadow map in pixels (0: no shadows)."""
+    """Side of the shadow map in pixels (0: no shadows), and whether floors mirror what stands on them."""
 
     shadow_map: int
+    mirrors: bool
 
 
-QUALITY = {"fast": Quality(640), "fastest": Quality(0)}
-"""What each preset changes; `exact` is not here because it changes nothing. Both leave out multisampling and mirrors on
-the floor, and draw coarser meshes and spheres.
+QUALITY = {"fast": Quality(640, True), "fastest": Quality(0, False)}
+"""What each preset changes; `exact` is not here because it changes nothing. Both leave out multisampling, and draw
+coarser meshes and spheres.
 With shadow maps under 640 pixels limbs get speckled. Without shadows textures under strong light are darker: OpenGL
 clips the light at one before it multiplies the texture, and a shadow's light comes in a pass of its own."""
 SHOWN = (0, 1, 2)
@@ -60,11 +62,13 @@ class View:
 class Camera:
     """Where a picture is taken from: a camera of the model by its number, or a free view.
 
-    `crop` is the share of the field of view, in tangents, that is kept in the middle.
+    `crop` is the share of the field of view, in tangents, that is kept in the middle. `turned` gives the picture
+    turned by half, upright from a camera that hangs upside down.
     """
 
     place: int | View
     crop: float = 1.0
+    turned: bool = False
 
     def resolve(self) -> mujoco.MjvCamera:
         """The same as MuJoCo's camera."""
@@ -83,8 +87,7 @@ class Camera:
 def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1.0) -> Camera:
     """The camera of this name in the model, or the free view, with its field of view narrowed to the middle.
 
-    A camera that hangs upside down in its model gives its picture upside down, as the simulator does: MetaWorld's
-    corner, corner2, corner3 and corner4 do.
+    A camera that hangs upside down in its model gives its picture upside down, as the simulator does.
 
     Raises:
         UsageError: for a name that no camera of the model has, with the nearest ones, and for a crop
@@ -100,6 +103,11 @@ def find_camera(model: mujoco.MjModel, name_or_view: str | View, crop: float = 1
     return Camera(names.index(name_or_view), crop)
 
 
+def farthest(model: mujoco.MjModel) -> float:
+    """What depth never exceeds: the far plane's distance in metres, and a little for rounding."""
+    return 1.001 * float(model.vis.map.zfar * model.stat.extent)
+
+
 class Renderer:
     """Renders one model, from any of its cameras, into square images in memory of their own.
 
@@ -111,6 +119,7 @@ class Renderer:
         preset: `exact`, `fast` or `fastest`.
         geomgroups: the groups of geoms to show, MuJoCo's default 0, 1 and 2 if None.
         rangefinders: draw the rays of rangefinder sensors, as MuJoCo does and dm_control doesn't.
+        mirrors: let `fast` draw what floors mirror; False where that is hardly seen.
 
     Raises:
         UsageError: for an unknown preset; without OpenGL, naming the packages to install.
@@ -124,6 +133,7 @@ class Renderer:
         *,
         geomgroups: Sequence[int] | None = None,
         rangefinders: bool = True,
+        mirrors: bool = True,
     ) -> None:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
@@ -144,14 +154,14 @@ class Renderer:
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         if quality is not None:
             self._scene.flags[FLAGS.mjRND_SHADOW] = quality.shadow_map > 0
-            self._scene.flags[FLAGS.mjRND_REFLECTION] = False
+            self._scene.flags[FLAGS.mjRND_REFLECTION] = quality.mirrors and mirrors
         self._context = Context(drawn)
 
     def pixels(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.uint8]:
         """The image of the model in this state, uint8 [3, size, size], RGB, first row on top."""
         image = np.empty((self._size, self._size, 3), np.uint8)
         self._draw(data, camera, image, None)
-        return np.ascontiguousarray(image[::-1].transpose(2, 0, 1))
+        return np.ascontiguousarray(_top_first(image, camera).transpose(2, 0, 1))
 
     def depth(self, data: mujoco.MjData, camera: Camera) -> NDArray[np.float32]:
         """Distance along the optical axis, float32 [1, size, size], metres; that of the far plane where nothing is."""
@@ -159,7 +169,7 @@ class Renderer:
         self._draw(data, camera, None, buffer, labels=True)
         view = self._scene.camera[0]
         near, far = float(view.frustum_near), float(view.frustum_far)
-        inverse = buffer[::-1].astype(np.float64)  # 1 at the near plane, 0 at the far one
+        inverse = _top_first(buffer, camera).astype(np.float64)  # 1 at the near plane, 0 at the far one
         metres = far - inverse * (far - near) if view.orthographic else near * far / (near + inverse * (far - near))
         return metres[None].astype(np.float32)
 
@@ -167,7 +177,7 @@ class Renderer:
         """What each pixel shows, int32 [2, size, size]: the object's number and its mjtObj type, -1 for nothing."""
         image = np.empty((self._size, self._size, 3), np.uint8)
         self._draw(data, camera, image, None, labels=True)
-        colour = image[::-1].astype(np.int32)
+        colour = _top_first(image, camera).astype(np.int32)
         label = colour[..., 0] + (colour[..., 1] << 8) + (colour[..., 2] << 16)
         table = np.full((self._scene.ngeom + 1, 2), -1, np.int32)
         for geom in self._scene.geoms[: self._scene.ngeom]:
@@ -211,6 +221,11 @@ class Renderer:
         with self._context.current() as context:
             mujoco.mjr_render(self._rect, scene, context)
             mujoco.mjr_readPixels(image, depth, self._rect, context)
+
+
+def _top_first(rows: NDArray[Any], camera: Camera) -> NDArray[Any]:
+    """Rows as OpenGL gives them, the bottom one first, from the top."""
+    return rows[:, ::-1] if camera.turned else rows[::-1]
 
 
 def _has_wide_floor(model: mujoco.MjModel) -> bool:

@@ -35,10 +35,11 @@ class Simulation(ABC):
         control_timestep: seconds of one control step.
         proprioception_space, state_space: bounds of what `proprioception` and `state` return.
         cameras: free views by name, on top of those of the model.
+        inverted: cameras of the model that hang upside down; each also has an upright picture, `NAME_upright`.
         crop: share of a picture's width, in the middle, that the field's protocol keeps.
         spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
         mount: the LiDAR that the robot carries unless another is asked for.
-        geomgroups, rangefinders: what the simulator's own pictures show; see `Renderer`.
+        geomgroups, rangefinders, mirrors: what the simulator's own pictures show; see `Renderer`.
     """
 
     model: mujoco.MjModel
@@ -48,11 +49,13 @@ class Simulation(ABC):
     proprioception_space: spaces.Box
     state_space: spaces.Box
     cameras: dict[str, View]
+    inverted: tuple[str, ...] = ()
     crop: float = 1.0
     spectator: str
     mount: Mount = Mount()
     geomgroups: tuple[int, ...] | None = None
     rangefinders: bool = True
+    mirrors: bool = True
 
     @abstractmethod
     def reset(self, random: np.random.Generator) -> None:

@@ -62,12 +62,21 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
 
     def __init__(
-        self, task: str, count: int, options: EnvOptions, *, workers: int | None = None, timeout: float = 60.0
+        self,
+        task: str,
+        count: int,
+        options: EnvOptions,
+        *,
+        seed: int | None = None,
+        workers: int | None = None,
+        timeout: float = 60.0,
     ) -> None:
         if count < 1:
             raise UsageError(f"there must be at least 1 environment, got {count}")
         if workers is not None and workers < 1:
             raise UsageError(f"there must be at least 1 worker process, got {workers}")
+        if not timeout > 0:
+            raise UsageError(f"a worker's timeout must be over 0 seconds, got {timeout}")
         options = resolve(task, options)
         example = PixelEnv(task, make_simulation(task), options, render=False)
         self.num_envs = count
@@ -78,19 +87,12 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self.action_space = batch_space(example.action_space, count)
         example.close()
         self._names = tuple(example.boxes)
-        actions = (count, *self.single_action_space.shape)
-        observed = [(name, (count, *np.shape(box.low)), box.low.dtype.str) for name, box in example.boxes.items()]
-        layout = Layout(
-            (
-                *observed,
-                *(("action", actions, "<f4"), ("reward", (count,), "<f8")),
-                *(("terminated", (count,), "|b1"), ("truncated", (count,), "|b1")),
-            )
-        )
+        layout = Layout.of(example, count)
         self._memory = multiprocessing.get_context("spawn").RawArray(ctypes.c_byte, layout.size())
         self._views = layout.views(self._memory)
         self._timeout = timeout
         self._seed = 0
+        self._first_seed = seed
         self._in_a_row = 0
         processes = min(workers or cpu_count(), count)
         groups = [tuple(range(count))[k::processes] for k in range(processes)]
@@ -100,6 +102,8 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Infos]:
+        first, self._first_seed = self._first_seed, None
+        seed = first if seed is None else seed
         if isinstance(seed, int):
             self._seed = seed
             seed = [seed + k for k in range(self.num_envs)]
@@ -109,6 +113,15 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         lost = True
         while lost:  # _replace raises when it goes on like this
             infos, lost = self._ask(("reset", seeds))
+        return self._observations(), infos
+
+    def begin(self, chosen: NDArray[np.bool_]) -> tuple[Observation, Infos]:
+        """Begin the next episode now in the environments where `chosen`, bool [count], is true; the others wait.
+
+        A worker that is lost meanwhile is replaced, and `info["worker_lost"]` names its environments: their episodes
+        are over too.
+        """
+        infos, _ = self._ask(("begin", chosen.tolist()))
         return self._observations(), infos
 
     def step(self, actions: Arrays) -> tuple[Observation, Arrays, Arrays, Arrays, Infos]:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.env import Observation
+from robovision.envs.env import Observation, PixelEnv
 from robovision.envs.registry import EnvOptions, make
 from robovision.envs.workers import raised
 
+DRAWING_THREADS = "LP_NUM_THREADS"
+"""The variable that tells Mesa how many threads draw beside the caller's own; as many as there are cores without it."""
 Infos = dict[str, Any]
 Memory = dict[str, NDArray[Any]]
 
@@ -24,6 +26,14 @@ class Layout:
     """Names, shapes and types of the arrays in the shared memory, each [count, ...]."""
 
     arrays: tuple[tuple[str, tuple[int, ...], str], ...]
+
+    @classmethod
+    def of(cls, env: PixelEnv, count: int) -> Layout:
+        """What `count` environments like this one take and give."""
+        observed = tuple((name, (count, *np.shape(box.low)), box.low.dtype.str) for name, box in env.boxes.items())
+        action = ("action", (count, *env.action_space.shape), "<f4")
+        ends = (("terminated", (count,), "|b1"), ("truncated", (count,), "|b1"))
+        return cls((*observed, action, ("reward", (count,), "<f8"), *ends))
 
     def size(self) -> int:
         return sum(_padded(shape, kind) for _, shape, kind in self.arrays)
@@ -53,7 +63,7 @@ class Players:
 
     def __init__(self, plan: Plan, memory: Any) -> None:
         if not plan.alone:
-            os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa's own threads would fight over the cores
+            os.environ.setdefault(DRAWING_THREADS, "0")  # Mesa's own threads would fight over the cores
         self._members = plan.members
         self._views = plan.layout.views(memory)
         self._envs = [make(plan.task, plan.options) for _ in plan.members]
@@ -69,6 +79,11 @@ class Players:
         given = [seeds[member] for member in self._members]
         chosen = [own if seed is None else seed for seed, own in zip(given, fresh, strict=True)]
         return [self._begin(k, seed) for k, seed in enumerate(chosen)]
+
+    def begin(self, chosen: Sequence[bool]) -> list[Infos]:
+        """Begin the next episode in the chosen ones of all environments."""
+        mine = [chosen[member] for member in self._members]
+        return [self._begin(k, self._take(k)) if begins else {} for k, begins in enumerate(mine)]
 
     def step(self, _: None) -> list[Infos]:
         return [self._begin(k, self._take(k)) if over else self._move(k) for k, over in enumerate(self._over)]

@@ -14,14 +14,23 @@ from torch import Tensor, nn
 
 from robovision.encoders.base import Encoder
 from robovision.encoders.build import build
+from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn, SpatialPrior
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.resnet import ResNet50
+from robovision.encoders.strek import StrekEncoder
 from robovision.encoders.vit import PatchEmbed, ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
 from robovision.keypoints.detector import Detector
 from robovision.keypoints.strek_config import DetectorOptions
+from robovision.symmetry.aliasfree import (
+    FilteredActivation,
+    IdealDownsample,
+    IdealUpsample,
+    KaiserDownsample,
+    KaiserUpsample,
+)
 from robovision.symmetry.claims import Symmetry, check, declared, whole
 from robovision.symmetry.data import Items, Points, Same
 from robovision.symmetry.groupconv import FieldNorm, GroupMax, LiftingConv, PlaneGroup, RegularConv
@@ -50,13 +59,24 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "ViT": lambda: (ViT(SMALL, 8, 64), image(64)),
     "ViT with CoIn": lambda: (ViT(SMALL, 8, 64, CoIn(32, stem=4, gamma=1.0)), image(64)),
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
+    "CNN": lambda: (CNN(), image(6 * 16)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
+    "S-TREK encoder": lambda: (StrekEncoder(), image(128)),
     "LiftingConv C8": lambda: (LiftingConv(C8, 3, 2, 5), image(24)),
     "LiftingConv D4": lambda: (LiftingConv(D4, 3, 2, 5), image(24)),
     "RegularConv C8": lambda: (RegularConv(C8, 2, 3, 3), image(24, 16)),
     "RegularConv D4": lambda: (RegularConv(D4, 2, 3, 3), image(24, 16)),
     "FieldNorm": lambda: (FieldNorm(D4, 2), image(24, 16)),
     "GroupMax": lambda: (GroupMax(D4), image(24, 16)),
+    "IdealUpsample": lambda: (IdealUpsample(), image(20)),
+    "IdealDownsample": lambda: (IdealDownsample(), image(20)),
+    "KaiserUpsample, circular": lambda: (KaiserUpsample(border="circular"), image(20)),
+    "KaiserDownsample, zeros": lambda: (KaiserDownsample(), image(20)),
+    "FilteredActivation": lambda: (FilteredActivation(nn.functional.silu), image(20) - 0.5),
+    "FilteredActivation, Kaiser": lambda: (
+        FilteredActivation(nn.functional.silu, filter="kaiser", border="circular"),
+        image(20) - 0.5,
+    ),
     "S-TREK detector C8": lambda: (Detector(DETECTOR), image(30, 1)),
     "S-TREK descriptor": lambda: (Descriptor(), torch.cat([image(32, 1), image(33, 1)[..., 1:, 1:]])),
 }

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from robovision.agents.clips import Clips, histories, random_shift
+from robovision.agents.clips import Clips, Drawing, random_shift
+from robovision.agents.policy import histories
 from robovision.envs import make
 from robovision.envs.demos import (
     Demonstrations,
@@ -30,10 +31,11 @@ from robovision.envs.demos import (
     prepare,
     summarise,
 )
+from robovision.envs.env import PixelEnv
 from robovision.envs.experts import find
 from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata
 from robovision.envs.minari_episode import Episode
-from robovision.envs.registry import EnvOptions
+from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError
 from robovision.seeding import derive
 from tests.helpers import TINY_ENV
@@ -108,6 +110,18 @@ def test_minari_opens_what_was_recorded_as_it_happened(recorded: Path, monkeypat
     env.close()
 
 
+def test_minari_recovers_the_environment_of_what_was_recorded(recorded: Path) -> None:
+    dataset = minari.MinariDataset(data_folder(recorded))
+    env = dataset.recover_environment()
+    assert isinstance(env.unwrapped, PixelEnv)
+    assert env.unwrapped.task == OPTIONS.task
+    assert env.unwrapped.options == resolve(OPTIONS.task, OPTIONS.env)
+    first = dataset[0]
+    seed = next(iter(dataset.storage.get_episode_metadata([0])))["seed"]
+    assert np.array_equal(env.reset(seed=seed)[0]["pixels"], first.observations["pixels"][0])
+    env.close()
+
+
 def test_an_interrupted_collection_goes_on_and_gives_the_same_files(recorded: Path, tmp_path: Path) -> None:
     collect(dataclasses.replace(OPTIONS, episodes=1), tmp_path, 1)
     assert minari.MinariDataset(data_folder(tmp_path)).total_episodes == 1
@@ -146,6 +160,14 @@ def test_other_demonstrations_are_not_mixed_in(recorded: Path, tmp_path: Path) -
 
 SHORT = DemoOptions(episodes=2, seed=1, noise=0.1, env=dataclasses.replace(TINY_ENV, size=16, horizon=88))
 """So few steps that the expert opens the drawer in time from some starts only."""
+
+
+def test_a_recording_that_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
+    wrong = dataclasses.replace(OPTIONS, env=dataclasses.replace(TINY_ENV, cameras=("corner9",)))
+    with pytest.raises(UsageError, match="unknown camera 'corner9'"):
+        collect(wrong, tmp_path, 1)
+    prepare(OPTIONS, tmp_path)
+    assert read_metadata(tmp_path)["robovision"]["env"]["cameras"] == ["top_cap2"]
 
 
 def test_failures_are_not_recorded_whatever_the_number_of_workers(tmp_path: Path) -> None:
@@ -283,27 +305,27 @@ def test_wrong_options_are_said() -> None:
 
 
 def test_every_frame_is_drawn_equally_often() -> None:
-    clips = Clips(fake_demonstrations(3, 9), history=1, clip=4, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(3, 9), Drawing(clip=4))
     counts = torch.zeros(2, 9)
     for step in range(400):
         batch = clips.batch(step, 16)
         where = batch.proprioception.long()
         counts.index_put_((where[:, 0], where[:, 1]), torch.ones(len(where)), accumulate=True)
-        assert torch.equal(batch.actions[:, 0], batch.proprioception[:, 1])
+        assert torch.equal(batch.actions[:, 0, 0], batch.proprioception[:, 1])
     drawn = torch.cat([counts[0, :3], counts[1]])
     assert counts[0, 3:].sum() == 0
     assert float(drawn.std() / drawn.mean()) < 0.05
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    one, other = (Clips(fake_demonstrations(30, 20), 3, 4, 1, seed=2) for _ in range(2))
+    one, other = (Clips(fake_demonstrations(30, 20), Drawing(history=3, clip=4, shift=1, seed=2)) for _ in range(2))
     one.batch(0, 4)
     assert torch.equal(one.batch(7, 4).frames, other.batch(7, 4).frames)
     assert not torch.equal(one.batch(8, 4).frames, other.batch(7, 4).frames)
 
 
 def test_histories_are_the_frames_before_and_the_first_repeats() -> None:
-    clips = Clips(fake_demonstrations(6), history=3, clip=2, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(6), Drawing(history=3, clip=2))
     for step in range(50):
         batch = clips.batch(step, 3)
         embedded = batch.frames[:, :, 0, 0, 0, None].float() / 10
@@ -334,4 +356,4 @@ def test_nan_in_demonstrations_is_named() -> None:
         demos = fake_demonstrations(3, 4)
         getattr(demos, name)[5] = np.nan
         with pytest.raises(UsageError, match=f"demonstration 1 has {name} that are NaN"):
-            Clips(demos, 1, 1, 0, 0)
+            Clips(demos, Drawing())

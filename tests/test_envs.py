@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 
 import robovision.envs
-from robovision.envs import EnvOptions, list_tasks, make
+from robovision.envs import EnvOptions, list_tasks, make, mjcf
 from robovision.envs.env import PixelEnv
 from robovision.envs.gymnasium_ids import gymnasium_id
 from robovision.envs.registry import resolve
+from robovision.envs.vector_worker import Layout, Plan, Players
 from robovision.errors import UsageError
 from tests.helpers import TINY_ENV
 
@@ -87,17 +89,40 @@ def test_the_listed_tasks_are_those_of_the_installed_simulators() -> None:
 def test_the_table_shows_every_task(capsys: pytest.CaptureFixture[str]) -> None:
     robovision.envs.list()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["task", *list_tasks()]
+    assert [line.split()[0] for line in lines] == ["task", *list_tasks(), "mjcf/PATH"]
     expected = ["dmc/walker-walk", "500", "2", "pixels", "0", "score", "trained"]
     assert expected in [line.split() for line in lines]
 
 
+def in_a_worker(env: PixelEnv, seed: int, steps: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """The same as `play`, the way a worker of `make_vec` plays and shares it."""
+    monkeypatch.setattr("robovision.envs.vector_worker.make", lambda task, options: env)
+    layout = Layout.of(env, 2)
+    memory = bytearray(layout.size())
+    views = layout.views(memory)
+    players = Players(Plan(env.task, env.options, (1,), layout, True), memory)
+    random = np.random.default_rng(0)
+    (info,) = players.reset([None, seed])
+    rows = [shared(views, env, info)]
+    for _ in range(steps):
+        views["action"][1] = random.uniform(-1, 1, env.action_space.shape)
+        (info,) = players.step(None)
+        rows.append(shared(views, env, info))
+    return rows
+
+
+def shared(views: dict[str, Any], env: PixelEnv, info: dict[str, Any]) -> tuple[Any, ...]:
+    observation = {name: views[name][1].copy() for name in env.boxes}
+    return observation, *(views[name][1] for name in ("reward", "terminated", "truncated")), info
+
+
 @pytest.mark.parametrize("task", list_tasks())
-def test_the_contract(task: str) -> None:
+def test_the_contract(task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     env = make(task, ALL)
     episode = play(env, 0)
     assert all(env.observation_space.contains(row[0]) for row in episode)
     assert same(play(env, 0), episode)
+    assert same(in_a_worker(env, 0, len(episode) - 1, monkeypatch), episode)
     other, another = play(env, None), play(env, None)
     assert not same(other, another)
     assert not np.array_equal(other[0][0]["state"], another[0][0]["state"])
@@ -139,6 +164,10 @@ def test_gymnasium_makes_it_and_finds_nothing_wrong(task: str) -> None:
     assert isinstance(picture, np.ndarray)
     assert picture.shape == (192, 192, 3)
     env.close()
+    everything = ("pixels", "depth", "segmentation", "proprioception", "state")
+    made = make(task, size=32, preset="fastest", horizon=6, observe=everything, frame_stack=2)
+    check_env(made)
+    made.close()
 
 
 def test_cameras_depth_segmentation_and_stacks_come_as_named() -> None:
@@ -168,6 +197,30 @@ def test_cameras_depth_segmentation_and_stacks_come_as_named() -> None:
     env.close()
 
 
+def test_metaworlds_inverted_cameras_also_give_upright_pictures() -> None:
+    observe: Any = ("pixels", "depth", "segmentation")
+    names = [f"corner{number}" for number in ("", "2", "3", "4")]
+    cameras = tuple(name + ending for name in names for ending in ("", "_upright"))
+    env = make("metaworld/drawer-open", size=32, preset="fastest", cameras=("default", *cameras), observe=observe)
+    seen, _ = env.reset(seed=0)
+    data, model = env._simulation.data, env._simulation.model
+    for name in names:
+        assert data.cam_xmat[model.camera(name).id].reshape(3, 3)[2, 1] < -0.5  # its upward axis points down
+        for kind in observe:
+            assert np.array_equal(seen[f"{kind}_{name}_upright"], seen[f"{kind}_{name}"][:, ::-1, ::-1])
+    others = {model.camera(k).name for k in range(model.ncam)} - set(names)
+    assert others == {"topview", "behindGripper", "gripperPOV"}
+    assert all(data.cam_xmat[model.camera(name).id].reshape(3, 3)[2, 1] > -1e-6 for name in others)
+    env.close()
+
+
+def test_gymnasium_starts_as_it_does_itself() -> None:
+    own, ours = gymnasium.make("Hopper-v5"), make("mujoco/hopper", observe=("state",))
+    for seed in (3, None):
+        np.testing.assert_array_equal(own.reset(seed=seed)[0].astype(np.float32), ours.reset(seed=seed)[0]["state"])
+    own.close()
+
+
 def test_frame_skip_repeats_the_action_and_adds_the_rewards() -> None:
     once, twice = (make("dmc/cheetah-run", size=16, frame_skip=skip, observe=("state",)) for skip in (1, 2))
     once.reset(seed=0)
@@ -178,6 +231,16 @@ def test_frame_skip_repeats_the_action_and_adds_the_rewards() -> None:
     assert np.array_equal(once.state(), observation["state"])
     assert reward == pytest.approx(sum(rewards))
     assert once.options.horizon == twice.options.horizon == 500
+
+
+def test_a_seed_may_be_given_once_for_all() -> None:
+    options: dict[str, Any] = {"observe": ("state",), "horizon": 2}
+    plain, seeded = make("dmc/reacher-easy", **options), make("dmc/reacher-easy", seed=4, **options)
+    made = gymnasium.make(gymnasium_id("dmc/reacher-easy"), seed=4, **options)
+    starts = [plain.reset(seed=4)[0]["state"], plain.reset()[0]["state"]]
+    for env in (seeded, made):
+        assert [env.reset()[0]["state"].tolist() for _ in range(2)] == [start.tolist() for start in starts]
+    assert not np.array_equal(starts[0], starts[1])
 
 
 def test_without_pixels_nothing_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,12 +285,14 @@ def test_the_quadruped_that_escapes_sees_its_new_terrain() -> None:
         (np.zeros(3), r"must have shape \(4,\), got \(3,\)"),
         (np.array([0, 0, np.nan, 0]), r"action\[2\] is nan"),
         (np.array([0, np.inf, 0, 0]), r"action\[1\] is inf"),
+        ("left", r"must be 4 numbers, got 'left'"),
     ],
 )
-def test_wrong_actions_are_refused(env: PixelEnv, action: np.ndarray, message: str) -> None:
+def test_wrong_actions_are_refused(env: PixelEnv, action: Any, message: str) -> None:
     env.reset(seed=0)
     with pytest.raises(UsageError, match=message):
         env.step(action)
+    env.step(np.full(4, 3e38, np.float32))  # large, but finite: cut off
 
 
 @pytest.mark.parametrize(
@@ -240,6 +305,11 @@ def test_wrong_actions_are_refused(env: PixelEnv, action: np.ndarray, message: s
         ("metaworld/drawer-open", {"cameras": ()}, "at least one camera"),
         ("metaworld/drawer-open", {"camera": "corner"}, "unknown option 'camera'; nearest: cameras"),
         ("metaworld/drawer-open", {"cameras": ("lookat=1,2 distance=3",)}, "is not written like 'lookat=0,0.6,0"),
+        ("dmc/walker-walk", {"cameras": (0,)}, "cameras takes names as text, got 0: write '0'"),
+        ("dmc/walker-walk", {"cameras": ("lookat=0,0,nan distance=1 azimuth=0 elevation=0",)}, "needs finite numbers"),
+        ("dmc/walker-walk", {"cameras": ("lookat=0,0,1 distance=0 azimuth=0 elevation=0",)}, "a distance over 0"),
+        ("dmc/walker-walk", {"size": "84"}, "size must be a whole number, got '84'"),
+        ("dmc/walker-walk", {"horizon": 2.5}, r"horizon must be a whole number, got 2\.5"),
         ("metaworld/drawer-open", {"size": 8}, r"16\.\.4096 pixels, got 8"),
         ("metaworld/drawer-open", {"preset": "fastes"}, "unknown preset 'fastes'; nearest: fastest"),
         ("metaworld/drawer-open", {"observe": ("pixel",)}, "unknown observation 'pixel'; nearest: pixels"),
@@ -277,6 +347,8 @@ def test_defaults_are_the_tasks_own() -> None:
         (50, 1, "track"),
     ]
     assert all(resolve(task, option) == option for task, option in options.items())
+    loose: Any = {"size": np.int64(64), "cameras": ["corner"]}
+    assert EnvOptions(**loose) == EnvOptions(size=64, cameras=("corner",))
     half = resolve("metaworld/reach", EnvOptions(frame_skip=4))
     assert half == dataclasses.replace(options["metaworld/reach"], frame_skip=4, horizon=125)
 
@@ -339,6 +411,22 @@ def test_a_model_of_your_own_is_a_task(tmp_path: Path) -> None:
     assert set(made.reset(seed=0)[0]) == {"state"}
 
 
+def test_the_manuals_example_of_a_task_works(tmp_path: Path) -> None:
+    assert mjcf.__doc__ is not None
+    example = textwrap.dedent(mjcf.__doc__.split("\n\n", 1)[1].partition("\n\nWithout")[0])
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM.replace('name="tip"', 'name="hand"'))
+    path.with_suffix(".py").write_text(example)
+    env = make(f"mjcf/{path}", size=24, preset="fastest", horizon=2)
+    env.reset(seed=0)
+    assert env.metadata["render_fps"] == pytest.approx(20)
+    assert abs(env._simulation.data.joint("shoulder").qpos[0]) < 0.2
+    _, reward, _, _, info = env.step(np.zeros(1, np.float32))
+    assert float(reward) == pytest.approx(env._simulation.data.site("hand").xpos[2])
+    assert info["success"] == (float(reward) > 1.4)
+    env.close()
+
+
 def test_a_broken_model_is_said_with_its_line(tmp_path: Path) -> None:
     path = tmp_path / "broken.xml"
     path.write_text(ARM.replace('size=".05"', 'sise=".05"'))
@@ -348,6 +436,26 @@ def test_a_broken_model_is_said_with_its_line(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"broken.xml: XML parse error.* Line number=7"):
         make(f"mjcf/{path}")
     path.write_text(ARM)
-    path.with_suffix(".py").write_text("Task = 3")
-    with pytest.raises(UsageError, match="must define `class Task"):
-        make(f"mjcf/{path}")
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("Task = 3", "must define `class Task"),
+        ("import nothere", "arm.py can't be run: ModuleNotFoundError: No module named 'nothere'"),
+        ("class Task(:", "arm.py can't be run: SyntaxError"),
+        ("class Task(MjcfTask): control_timestep = 0", "must be over 0 seconds, got 0"),
+        (
+            "class Task(MjcfTask):\n def observation(self, m, d): return int(d.time > 0) * [0]",
+            "0 numbers at first, now 1",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_task_of_your_own_is_said(tmp_path: Path, code: str, message: str) -> None:
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM)
+    path.with_suffix(".py").write_text(f"from robovision.envs.mjcf import MjcfTask\n{code}\n")
+    with pytest.raises(UsageError, match=message):
+        env = make(f"mjcf/{path}", observe=("proprioception",))
+        env.reset(seed=0)
+        env.step(np.zeros(1, np.float32))

@@ -26,12 +26,12 @@ def actions(envs: PixelVecEnv, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).uniform(-1, 1, shape).astype(np.float32)
 
 
-@pytest.mark.parametrize("task", ["metaworld/reach", "dmc/ball_in_cup-catch"])
+@pytest.mark.parametrize("task", ["metaworld/reach", "dmc/ball_in_cup-catch", "adroit/pen", "mujoco/reacher"])
 def test_each_plays_what_it_would_play_alone(task: str) -> None:
-    envs = make_vec(task, 3, workers=2, **TINY)
+    envs = make_vec(task, 3, workers=2, seed=10, **TINY)
     alone = make(task, **TINY)
     for member in range(3):
-        together, infos = envs.reset(seed=10)
+        together, infos = envs.reset(seed=10 if member else None)
         single, info = alone.reset(seed=10 + member)
         over = False
         for step in range(10):
@@ -120,6 +120,8 @@ def test_wrong_use_is_said() -> None:
         make_vec("dmc/walker-walk", 0)
     with pytest.raises(UsageError, match="at least 1 worker process, got 0"):
         make_vec("dmc/walker-walk", 2, workers=0)
+    with pytest.raises(UsageError, match="timeout must be over 0 seconds, got 0"):
+        make_vec("dmc/walker-walk", 2, timeout=0)
     with pytest.raises(UsageError, match="unknown camera 'corner'"):
         make_vec("dmc/walker-walk", 2, cameras=("corner",))
     envs = make_vec("dmc/walker-walk", 2, workers=1, observe=("state",))

@@ -19,6 +19,7 @@ from robovision.encoders.base import Encoder
 from robovision.encoders.build import OPEN_GATE, build
 from robovision.encoders.names import EncoderSpec, check_image_size, find_spec
 from robovision.encoders.vit import SIZES, ViT
+from robovision.errors import UsageError
 
 HEADS = (
     *("encoder", "pixels", "batch", "precision", "pass", "transformers, images/s", "ours", "ours + CoIn", "CoIn adds"),
@@ -65,9 +66,11 @@ def table(cases: Sequence[Case], rounds: int, device: Device, progress: Callable
 
 
 def check(cases: Sequence[Case]) -> None:
-    """Raise UsageError for an unknown encoder, or a size that does not fit it."""
+    """Raise UsageError for an unknown encoder, one that transformers does not have, or a size that does not fit it."""
     for case in cases:
         check_image_size(case.name, case.size, "--size")
+        if find_spec(case.name).architecture == "strek":
+            raise UsageError("transformers has nothing like strek: robovision bench keypoints measures it")
 
 
 def count(cases: Sequence[Case]) -> int:

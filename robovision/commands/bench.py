@@ -7,7 +7,8 @@ from pathlib import Path
 
 import tyro
 
-from robovision.commands import Command
+from robovision.bench.control_plan import Choice, Scale
+from robovision.commands import Command, absolute, check_workers
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import find_task
@@ -18,8 +19,10 @@ GROUP = """Measure speed on this machine, side by side with what you would pick 
 commands:
   envs       frames a second of each preset against the simulator's own way
   encoders   images a second of the encoders against transformers, and what CoIn adds
+  keypoints  S-TREK beside SIFT, RootSIFT and ORB: rotation, perspective, light, pose, time
   lidar      KITTI's evaluation, overlaps against shapely, rays against MuJoCo and Open3D, simulated sweeps
   probes     what an encoder's frozen features tell, against random weights and a trained network
+  control    adaptation methods on control tasks: frozen, fine-tuned, with CoIn, adapters, from scratch
 
 `robovision bench COMMAND --help` lists a command's options."""
 
@@ -106,6 +109,55 @@ class Lidar:
             raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
 
 
+KEYPOINTS = """Keypoints side by side on photographs of scikit-image that S-TREK was not trained on, and on yours.
+
+Each photograph, its shorter side 480 pixels, is turned by 0, 15, ... 345 degrees, tilted, and lit anew; 1,024
+keypoints, mutual nearest neighbours, points near the photograph's edge left out for every extractor. Then milliseconds
+an image, taking turns. In --data, photographs with cameras (image/, intrinsic/, pose/) give relative poses too. Prints
+tables in Markdown.
+
+examples:
+  robovision bench keypoints
+  robovision bench keypoints strek rootsift --data photographs"""
+
+
+@dataclass(frozen=True)
+class Keypoints:
+    """The options of `robovision bench keypoints`."""
+
+    extractors: tyro.conf.Positional[tuple[str, ...]] = ("strek", "strek-fast", "rootsift", "sift", "orb")
+    """Which extractors."""
+    data: Path | None = None
+    """A folder with more photographs."""
+    step: int = 15
+    """Degrees between two rotations; a divisor of 90."""
+    versions: int = 8
+    """Tilted, or lit, versions of a photograph."""
+    rounds: int = 9
+    """How often each extractor takes its turn when it is timed."""
+
+    def __post_init__(self) -> None:
+        if self.rounds < 1:
+            raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
+
+
+def _keypoints(options: Keypoints) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import keypoints
+    from robovision.keypoints.selfwarp import WarpOptions
+
+    settings = WarpOptions(options.step, options.versions)
+    named = keypoints.photographs(options.data)
+    with tqdm(total=keypoints.count(named, settings), desc="versions", unit="image", leave=False) as bar:
+        for text in keypoints.table(options.extractors, named, settings, options.rounds, bar.update):
+            tqdm.write(f"{text}\n")
+    if options.data is not None:
+        for text in keypoints.poses(options.extractors, options.data):
+            print(f"{text}\n")
+    return 0
+
+
 PROBES = """How well frozen features tell what the robot feels and where the objects are: R^2 of linear probes.
 
 Beside the encoder stand the same one with random weights, the bare pixels, and a convolutional network of the same
@@ -139,6 +191,78 @@ class Probes:
             find_task(task)
         if self.episodes < 6:
             raise UsageError(f"--episodes must be at least 6, got {self.episodes}")
+
+
+CONTROL = """Compare ways to adapt an encoder on control tasks: tasks x methods x seeds, each cell a training.
+
+Demonstrations are recorded once a task and shared. The same command again goes on where it was stopped, cell by cell;
+tables in Markdown and cells.csv in --out say what is finished. Budgets: smoke, minutes; cpu, hours at small size;
+paper, the protocol of CortexBench at full size on a GPU.
+
+examples:
+  robovision bench control
+  robovision bench control --budget cpu --tasks metaworld/hammer metaworld/assembly --methods fine-tuned coin --demos 10
+  robovision bench control --budget paper --encoder vc1-vit-b16 --out runs/vc1 --ray auto"""
+
+
+@dataclass(frozen=True)
+class Control:
+    """The options of `robovision bench control`."""
+
+    budget: Scale = "smoke"
+    """smoke, cpu or paper."""
+    tasks: tuple[str, ...] = ()
+    """Which tasks; without any, the budget's."""
+    methods: tuple[str, ...] = ()
+    """frozen, fine-tuned, coin, adapters, cnn, gate-shut; without any, all."""
+    seeds: tuple[int, ...] = ()
+    """Without any, the budget's."""
+    demos: int | None = None
+    """Demonstrations of a task; by default the budget's."""
+    encoder: str = "vit-tiny-sim"
+    """The pretrained encoder."""
+    weights: Path | None = None
+    """A file with its weights, in any published format."""
+    out: Path | None = None
+    """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
+    workers: int = 0
+    """Processes that simulate; 0: as many as there are cores."""
+    threads: int = 0
+    """Threads of a training on the CPU; 0: as many as there are cores, and one with --ray."""
+    ray: str | None = None
+    """local: cells side by side on this machine's cores; or the address of a Ray cluster, such as auto."""
+    table_only: bool = False
+    """Train nothing, only write the tables of what is finished."""
+
+    def __post_init__(self) -> None:
+        check_workers(self.workers)
+        if self.demos is not None and self.demos < 1:
+            raise UsageError(f"--demos must be at least 1, got {self.demos}")
+        check_image_size(self.encoder, self.choice.budget.env.size, "the budget's image size")
+
+    @property
+    def choice(self) -> Choice:
+        """The cells that are meant."""
+        return Choice(
+            self.budget, self.tasks, self.methods, self.seeds, self.demos, self.encoder, absolute(self.weights)
+        )
+
+
+def _control(options: Control) -> int:
+    from tqdm import tqdm
+
+    from robovision.bench import control
+
+    name = f"control-{options.budget}" + ("" if options.demos is None else f"-{options.demos}")
+    out = options.out or Path("runs") / name
+    out.mkdir(parents=True, exist_ok=True)
+    choice = options.choice
+    processes = control.Processes(options.workers, options.threads or int(options.ray is not None))
+    if not options.table_only:
+        with tqdm(total=len(choice.cells()), desc="cells", unit="cell") as bar:
+            control.run(choice, out.resolve(), processes, options.ray, lambda cell: bar.update())
+    print(control.write(choice, out))
+    return 0
 
 
 def _probes(options: Probes) -> int:
@@ -198,6 +322,8 @@ def _encoders(options: Encoders) -> int:
 COMMANDS = {
     "bench envs": Command(Envs, ENVS, _envs),
     "bench encoders": Command(Encoders, ENCODERS, _encoders),
+    "bench keypoints": Command(Keypoints, KEYPOINTS, _keypoints),
     "bench lidar": Command(Lidar, LIDAR, _lidar),
     "bench probes": Command(Probes, PROBES, _probes),
+    "bench control": Command(Control, CONTROL, _control),
 }

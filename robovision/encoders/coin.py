@@ -106,10 +106,15 @@ class DeformableAttention(nn.Module):
         head = torch.arange(self.heads, device=query.device).view(-1, 1, 1, 1)
         rows = cells * self.heads + ((batch + first[:, None, None]) * self.heads + head).int()
         table = self.value(values).view(-1, d // self.heads).to(shares.dtype)
-        seen = functional.embedding_bag(
-            rows.view(b * q * self.heads, -1), table, per_sample_weights=shares.view(b * q * self.heads, -1), mode="sum"
-        )
+        seen = _weighted_sum(table, rows.view(b * q * self.heads, -1), shares.view(b * q * self.heads, -1))
         return self.output(seen.view(b, q, d).to(query.dtype))  # type: ignore[no-any-return]
+
+
+def _weighted_sum(table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+    """The sums [B, D] of rows [B, N] of a table [R, D], each times its share [B, N]."""
+    if torch.compiler.is_exporting():  # the fused operator has no counterpart in ONNX
+        return (functional.embedding(rows.long(), table) * shares[..., None]).sum(1)
+    return functional.embedding_bag(rows, table, per_sample_weights=shares, mode="sum")
 
 
 def _corners(place: Tensor, extent: Tensor) -> tuple[Tensor, Tensor]:

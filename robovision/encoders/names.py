@@ -15,9 +15,9 @@ RESNET_STRIDE = 32
 class EncoderSpec:
     """What the name of an encoder stands for."""
 
-    architecture: Literal["vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50"]
+    architecture: Literal["vit-micro", "vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn", "strek"]
     patch: int = 16
-    """Side of a patch in pixels; a ResNet has none and this is its stride."""
+    """Side of a patch in pixels; a convolutional network has none and this is its stride."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
     """Which published style of ViT."""
     normalisation: Literal["imagenet", "clip", "half"] = "imagenet"
@@ -33,6 +33,11 @@ class EncoderSpec:
     """Whether this package carries the weights."""
 
     @property
+    def is_vit(self) -> bool:
+        """Whether it is a vision transformer."""
+        return self.architecture.startswith("vit-")
+
+    @property
     def needs_weights(self) -> bool:
         """Whether the name promises pretrained weights; the others may start from random ones."""
         return bool(self.hub or self.page or self.embedded)
@@ -41,11 +46,14 @@ class EncoderSpec:
 MVP = "https://github.com/ir413/mvp"
 ENCODERS: dict[str, EncoderSpec] = {
     "vit-tiny-sim": EncoderSpec("vit-tiny", embedded=True),
+    "strek": EncoderSpec("strek", 8, embedded=True),
+    "vit-micro": EncoderSpec("vit-micro"),
     "vit-tiny": EncoderSpec("vit-tiny"),
     "vit-small": EncoderSpec("vit-small"),
     "vit-base": EncoderSpec("vit-base"),
     "vit-large": EncoderSpec("vit-large"),
     "resnet50": EncoderSpec("resnet50", RESNET_STRIDE),
+    "cnn": EncoderSpec("cnn", normalisation="half"),
     "clip-vit-b32": EncoderSpec("vit-base", 32, "clip", "clip", hub="openai/clip-vit-base-patch32"),
     "clip-vit-b16": EncoderSpec("vit-base", 16, "clip", "clip", hub="openai/clip-vit-base-patch16"),
     "clip-vit-l14": EncoderSpec("vit-large", 14, "clip", "clip", hub="openai/clip-vit-large-patch14"),
@@ -84,7 +92,7 @@ def find_spec(name: str) -> EncoderSpec:
 def check_image_size(name: str, size: int, option: str) -> None:
     """Raise UsageError unless the encoder can look at square images of this side in pixels."""
     spec = find_spec(name)
-    if spec.architecture == "resnet50":
+    if spec.architecture in ("resnet50", "cnn"):
         if size < spec.patch:
             raise UsageError(f"{option} must be at least {spec.patch} pixels for {name}, got {size}")
     elif size % spec.patch or size < spec.patch:
@@ -97,5 +105,7 @@ def check_image_size(name: str, size: int, option: str) -> None:
 
 def check_adapter(name: str, adapter: Adapter) -> None:
     """Raise UsageError if the adapter does not fit the encoder of this name."""
-    if find_spec(name).architecture == "resnet50" and adapter != "none":
-        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is a ResNet: use --encoder.adapter none")
+    spec = find_spec(name)
+    if not spec.is_vit and adapter != "none":
+        kind = {"resnet50": "a ResNet", "cnn": "a CNN"}.get(spec.architecture, "no ViT")
+        raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is {kind}: use --encoder.adapter none")
