@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from robovision.agents.trial import Trial
 from robovision.devices import Device, Precision
 from robovision.encoders.names import Adapter, check_adapter, check_image_size, find_spec
 from robovision.envs.registry import EnvOptions, resolve
@@ -20,16 +21,18 @@ class EncoderOptions:
     """The network that looks at the image."""
 
     name: str = "vit-tiny"
-    """vit-tiny-sim, vit-tiny, clip-vit-b16, mvp-vit-b16, r3m-resnet50 ...; `robovision weights list` shows them all."""
+    """vit-tiny-sim, vit-tiny, strek, clip-vit-b16, mvp-vit-b16 ...; `robovision weights list` shows them all."""
     weights: Path | None = None
-    """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large
-    and resnet50 start from random weights; the others from what `robovision weights fetch` brought."""
+    """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large,
+    resnet50 and cnn start from random weights; the others from what `robovision weights fetch` brought."""
     adapter: Adapter = "coin"
-    """coin: the convolution injector (Hwang et al., 2024); adaptformer, roboadapter, lora: others to compare with;
-    none: the plain encoder. A ResNet takes none."""
+    """coin: the convolution injector (Hwang et al., 2024); coin-aliasfree: the same without aliasing, slower;
+    adaptformer, roboadapter, lora: others to compare with; none: the plain encoder, and all that is no plain ViT."""
     train: Literal["full", "adapter", "frozen"] = "full"
     """Which of its weights are trained: all, only the adapter's, or none."""
 
+    gate: Literal["learned", "shut"] = "learned"
+    """shut: CoIn adds nothing and never will, which is the control for what it adds."""
     readout: Literal["spatial", "cls"] = "spatial"
     """What the policy reads: spatial, 16 numbers from each token, so that places survive; cls, the class
     token, as in the CortexBench protocol, which needs a pretrained encoder."""
@@ -39,6 +42,8 @@ class EncoderOptions:
         check_adapter(self.name, self.adapter)
         if self.train == "adapter" and self.adapter == "none":
             raise UsageError("nothing to train: encoder.train is 'adapter' but encoder.adapter is 'none'")
+        if self.gate == "shut" and self.adapter != "coin":
+            raise UsageError(f"encoder.gate is that of CoIn, but encoder.adapter is {self.adapter!r}")
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,13 @@ class Optimisation:
     shift: int | None = None
     """Images are shifted at random by up to this many pixels; by default 4, or 0 with a frozen encoder, whose features
     are then encoded once and kept on disk."""
+    colour: float = 0.0
+    """Brightness, contrast and saturation are changed at random by up to this share, 0.3 for example."""
+    ema: float = 0.0
+    """Decay of a moving average of the weights, which then is what is evaluated: 0.999 for example; 0: none."""
+    scale_actions: bool = True
+    """Measure the error of each number of an action in units of its deviation over the demonstrations, so that each
+    counts alike; else as it is, as in the CortexBench protocol."""
     checkpoint_every: int = 200
     """Steps between two checkpoints."""
     precision: Precision = "auto"
@@ -74,6 +86,9 @@ class Optimisation:
             value = getattr(self, name)
             if value is not None and not value >= 0:
                 raise UsageError(f"optimisation.{name} must not be negative, got {value}")
+        for name, value in (("colour", self.colour), ("ema", self.ema)):
+            if not 0 <= value < 1:
+                raise UsageError(f"optimisation.{name} must lie in 0..1, below 1, got {value}")
         if self.batch < 2:
             raise UsageError("optimisation.batch must be at least 2: the policy normalises over the batch")
         if self.batch % self.clip:
@@ -112,6 +127,11 @@ class TrainConfig:
     """Learn from demonstrations too in which the expert fails; see `robovision demos --help`."""
     history: int = 1
     """How many images the policy sees at once; 3 in the CortexBench protocol."""
+    chunk: int = 1
+    """How many actions the policy predicts at once; what the last predictions say of a step is averaged."""
+    data: Path | None = None
+    """A folder of demonstrations to learn from, made by `robovision demos` or any Minari dataset with pixels; by
+    default the run records its own."""
     env: EnvOptions = EnvOptions(size=64, preset="fastest")
     encoder: EncoderOptions = EncoderOptions()
     optimisation: Optimisation = Optimisation()
@@ -122,6 +142,11 @@ class TrainConfig:
     """Threads that train on the CPU; 0: as many as there are cores. On the CPU they decide the last bits."""
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores. They don't change the result."""
+
+    @property
+    def trial(self) -> Trial:
+        """The episodes of its evaluations."""
+        return Trial(self.task, self.env, self.seed, self.evaluation.episodes)
 
     @property
     def shift(self) -> int:
@@ -148,4 +173,6 @@ class TrainConfig:
             raise UsageError(f"threads and workers must not be negative, got {self.threads} and {self.workers}")
         if self.history < 1:
             raise UsageError(f"history must be at least 1 image, got {self.history}")
+        if self.chunk < 1:
+            raise UsageError(f"chunk must be at least 1 action, got {self.chunk}")
         check_image_size(self.encoder.name, self.env.size, "env.size")

@@ -15,12 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from robovision import weights
-from robovision.agents.config import TrainConfig
-from robovision.agents.policy import History, Policy, make_policy
+from robovision.agents.agent import load
+from robovision.agents.trial import Trial
 from robovision.envs.registry import make
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
@@ -92,30 +90,30 @@ class Judged:
 
 def evaluate(
     run: Run,
-    config: TrainConfig,
+    trial: Trial,
     step: int,
     *,
     film: bool,
     workers: int,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Judged:
-    """Play the config's evaluation episodes with the checkpoint of a step.
+    """Play the trial's episodes with the checkpoint of a step.
 
     Args:
-        run: the run folder that holds the checkpoint.
-        config: of the run; another `evaluation.episodes` or `env` than the training's is allowed.
+        run: the run folder that holds the checkpoint, of any kind that `robovision.agents.load` knows.
+        trial: the episodes; another horizon or other goals than the training's are allowed.
         step: of the checkpoint.
         film: also film the first episodes.
         workers: number of processes.
         progress: called with the number of episodes played so far.
 
     Raises:
-        UsageError: if the checkpoint is missing or damaged.
+        UsageError: if the checkpoint is missing or damaged, or the policy does not fit what the trial observes.
     """
-    model = run.at(step).path / "model.safetensors"
-    numbers = list(range(config.evaluation.episodes))
+    run.at(step)
+    numbers = list(range(trial.episodes))
     groups = [tuple(numbers[k : k + GROUP]) for k in range(0, len(numbers), GROUP)]
-    build = functools.partial(_Player, config, model, film)
+    build = functools.partial(_Player, trial, run.path, step, film)
     outcomes: dict[int, tuple[Outcome, Film | None]] = {}
     lost = 0
     with WorkerPool[tuple[int, ...], list[tuple[Outcome, Film | None]]](
@@ -163,37 +161,30 @@ def read_record(path: Path) -> Judged:
         raise UsageError(f"{path} is damaged ({error!r}): delete it and evaluate again") from error
 
 
-def load_policy(config: TrainConfig, model: Path, proprioception: int, actions: int) -> Policy:
-    """The policy whose weights a checkpoint holds, ready to act on the CPU."""
-    policy = make_policy(config, proprioception, actions)
-    weights.assign(policy, weights.load(model), str(model))
-    return policy.eval()
-
-
 class _Player:
     """A worker's job: plays groups of episodes."""
 
-    def __init__(self, config: TrainConfig, model: Path, film: bool) -> None:
+    def __init__(self, trial: Trial, run: Path, step: int, film: bool) -> None:
+        import torch
+
         torch.set_num_threads(1)
-        self._config = config
+        self._trial = trial
         self._film = film
-        self._envs = [make(config.task, config.env) for _ in range(min(GROUP, config.evaluation.episodes))]
-        felt = self._envs[0].boxes.get("proprioception")
-        sizes = 0 if felt is None else len(felt.low), len(self._envs[0].action_space.low)
-        self._policy = load_policy(config, model, *sizes)
+        self._envs = [make(trial.task, trial.env) for _ in range(min(GROUP, trial.episodes))]
+        self._agent = load(run, step)
 
     def __call__(self, numbers: tuple[int, ...]) -> list[tuple[Outcome, Film | None]]:
         envs = self._envs[: len(numbers)]
-        seeds = [derive(self._config.seed, "evaluation", number) for number in numbers]
+        seeds = [derive(self._trial.seed, "evaluation", number) for number in numbers]
         observations = [env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]
-        history = History(self._policy.history)
+        self._agent.reset()
         filmed = [number for number in numbers if self._film and number < FILMED]
         rewards: list[list[float]] = [[] for _ in envs]
         infos: list[list[dict[str, Any]]] = [[] for _ in envs]
         films: list[list[Film]] = [[] for _ in filmed]
         playing = set(range(len(envs)))
         while playing:
-            actions = self._act(observations, history)
+            actions = self._agent.act({name: np.stack([o[name] for o in observations]) for name in observations[0]})
             for k in sorted(playing):
                 observations[k], reward, terminated, truncated, info = envs[k].step(actions[k])
                 rewards[k].append(float(reward))
@@ -209,15 +200,6 @@ class _Player:
     def close(self) -> None:
         for env in self._envs:
             env.close()
-
-    @torch.inference_mode()
-    def _act(self, observations: list[dict[str, NDArray[Any]]], history: History) -> NDArray[np.float32]:
-        images = torch.from_numpy(np.stack([o["pixels"] for o in observations]))
-        nothing = np.zeros(0, np.float32)
-        proprioception = torch.from_numpy(np.stack([o.get("proprioception", nothing) for o in observations]))
-        actions = self._policy.act(history.push(self._policy.embed(images)), proprioception)
-        clipped: NDArray[np.float32] = actions.clamp(-1, 1).numpy()
-        return clipped
 
 
 def _outcome(number: int, seed: int, infos: list[dict[str, Any]], rewards: list[float]) -> Outcome:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from robovision.agents.agent import find_step
 from robovision.agents.config import TrainConfig
 from robovision.agents.evaluate import evaluate, write_episodes
+from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.video import write_mosaic
 from robovision.errors import UsageError
 from robovision.files import cannot_write, write_json
@@ -18,7 +19,7 @@ from robovision.run import Run, metrics_by_name
 from robovision.types import Metric
 
 
-def evaluate_run(run: Run, config: TrainConfig, checkpoint: str, out: Path) -> list[Metric]:
+def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out: Path) -> list[Metric]:
     """Play the config's evaluation with a run's checkpoint; results, CSV and video go to the folder `out`.
 
     Args:
@@ -41,34 +42,12 @@ def evaluate_run(run: Run, config: TrainConfig, checkpoint: str, out: Path) -> l
     except OSError as error:
         raise cannot_write(out, error) from error
     with tqdm(total=config.evaluation.episodes, desc=f"evaluation of step {step}", unit="episode") as bar:
-        judged = evaluate(run, config, step, film=True, workers=config.workers, progress=lambda done: move(bar, done))
+        judged = evaluate(
+            run, config.trial, step, film=True, workers=config.workers, progress=lambda done: move(bar, done)
+        )
     metrics = judged.metrics()
     write_mosaic(out / "evaluation.mp4", judged.films, judged.outcomes)
     write_episodes(out / "episodes.csv", judged)
     details: dict[str, Any] = {"step": step, "seed": config.seed, "horizon": config.env.horizon}
     write_json(out / "results.json", {"metrics": metrics_by_name(metrics), **details, "lost_workers": judged.lost})
     return metrics
-
-
-def find_step(run: Run, checkpoint: str) -> int:
-    """The step of a checkpoint called `final`, `best` or by its number.
-
-    Raises:
-        UsageError: if there is none, naming those that there are.
-    """
-    steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
-    if not steps:
-        raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision train --resume {run.path}")
-    if checkpoint == "final":
-        return steps[-1]
-    if checkpoint == "best":
-        results = run.path / "results.json"
-        if not results.is_file():
-            raise UsageError(f"{run.path} is not finished, so there is no best checkpoint; there are steps {steps}")
-        try:
-            return int(json.loads(results.read_text())["best_step"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{results} is damaged ({error!r}); choose one of the steps {steps}") from error
-    if not checkpoint.isdecimal() or int(checkpoint) not in steps:
-        raise UsageError(f"no checkpoint {checkpoint!r} in {run.path}; there are final, best and steps {steps}")
-    return int(checkpoint)

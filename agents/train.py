@@ -14,21 +14,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from robovision.agents.clips import Clips, histories
+from robovision.agents import distributed
+from robovision.agents.clips import Clips, Drawing
 from robovision.agents.config import EncoderOptions, TrainConfig
+from robovision.agents.data import load_checked, record
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
+from robovision.agents.learner import Learner
 from robovision.agents.plots import learning_curve
-from robovision.agents.policy import Policy, make_policy
+from robovision.agents.policy import make_policy
 from robovision.agents.video import write_mosaic
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.features import Recipe, digest, keep
 from robovision.encoders.names import find_spec
-from robovision.envs.demos import DemoOptions, collect, load, require_expert
+from robovision.envs.demos import require_expert
 from robovision.envs.registry import resolve as resolve_env
+from robovision.errors import UsageError
 from robovision.files import write_csv
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
 from robovision.progress import move
 from robovision.run import Run
 from robovision.types import Metric
@@ -40,16 +43,18 @@ CHECKPOINTS_HELD = 6
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """The config with every `auto` and 0 replaced by what it means on this machine."""
-    require_expert(config.task)
+    """The config with every `auto` and 0 replaced by what it means on this machine, and paths made absolute."""
+    if config.data is None:
+        require_expert(config.task)
     device = resolve_device(config.device)
     precision = resolve_precision(config.optimisation.precision, device)
     return dataclasses.replace(
         config,
         device=device,
-        threads=config.threads or cpu_count(),
+        threads=config.threads or max(1, cpu_count() // distributed.processes_here()),
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
+        data=None if config.data is None else config.data.resolve(),
         encoder=_resolve_weights(config.encoder, config.env.size),
         env=resolve_env(config.task, config.env),
     )
@@ -66,7 +71,7 @@ def _resolve_weights(options: EncoderOptions, image_size: int) -> EncoderOptions
 
 def disk_space(config: TrainConfig) -> int:
     """Bytes that a run will need at most: demonstrations uncompressed, checkpoints, and 50 MB for the rest."""
-    frames = config.demos * config.env.horizon * 3 * config.env.size**2
+    frames = 0 if config.data else config.demos * config.env.horizon * 3 * config.env.size**2
     parameters = sum(p.numel() for p in make_policy(config, 64, 64).parameters())
     checkpoints = CHECKPOINTS_HELD + config.evaluation.times
     return frames + checkpoints * 3 * 4 * parameters + 50_000_000
@@ -86,47 +91,37 @@ class Training:
     def execute(self) -> list[Metric]:
         """Collect, train and evaluate whatever is still missing; returns the final metrics.
 
+        Of several processes the first one does all but the training, and has the metrics; the others return none.
+
         Raises:
             UsageError: if the loss is no longer finite, or something can't be written or read.
         """
         make_deterministic(self.config.seed, self.config.threads)
-        self._collect()
         self._prepare()
         self._restore()
         self._encode()
         self._fit()
-        return self._conclude()
-
-    def _collect(self) -> None:
-        config = self.config
-        options = DemoOptions(config.task, config.demos, config.seed, config.noise, config.env, config.keep_failures)
-        with tqdm(total=config.demos, desc="demonstrations", unit="episode") as bar:
-            lost = collect(options, self.run.path / "demos", config.workers, lambda done: move(bar, done))
-        if lost:
-            tqdm.write(f"{lost} simulator workers were lost and replaced")
+        return self._conclude() if distributed.rank() == 0 else []
 
     def _prepare(self) -> None:
-        config = self.config
-        demos = load(self.run.path / "demos", config.demos)
+        config, optimisation = self.config, self.config.optimisation
+        folder = config.data or self.run.path / "demos"
+        if config.data is None and distributed.rank() == 0:
+            record(config, folder)
+        distributed.wait()
+        demos = load_checked(config, folder)
         self.lengths = demos.lengths.tolist()
-        self.clips = Clips(demos, config.history, config.optimisation.clip, config.shift, config.seed)
-        if demos.solved is not None and demos.solved < config.demos:
-            tqdm.write(
-                f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?"
-            )
-        sizes = demos.proprioception.shape[1], demos.actions.shape[1]
-        policy = make_policy(config, *sizes)
-        if config.encoder.weights is not None:
-            load_pretrained(policy.encoder, config.encoder.weights)
-        policy.fit_actions(self.clips.actions)
-        self.policy: Policy = policy.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = adamw(self.policy, config.optimisation.weight_decay)
-        self.steps = max(1, config.optimisation.epochs * len(self.clips) // config.optimisation.batch)
+        drawing = Drawing(
+            config.history, config.chunk, optimisation.clip, config.shift, optimisation.colour, config.seed
+        )
+        self.clips = Clips(demos, drawing)
+        self.learner = Learner(config, demos.proprioception.shape[1], self.clips.actions)
+        self.steps = max(1, optimisation.epochs * len(self.clips) // optimisation.batch)
         times = config.evaluation.times
         self.milestones = sorted({max(1, self.steps * k // times) for k in range(1, times + 1)})
 
     def _restore(self) -> None:
-        self.step, self.curve, self._seconds = restore(self.run, self.policy, self.optimizer)
+        self.step, self.curve, self._seconds = self.learner.restore(self.run)
         for milestone in self.milestones:
             if milestone <= self.step:
                 self._judge(milestone)
@@ -134,19 +129,20 @@ class Training:
     def _encode(self) -> None:
         """With a frozen encoder, replace the images to learn from by their features."""
         config = self.config
-        self.encoded = config.encoder.train == "frozen" and config.shift == 0
+        policy = self.learner.policy
+        self.encoded = config.encoder.train == "frozen" and config.shift == 0 and config.optimisation.colour == 0
         if not self.encoded or self.step == self.steps:
             return
         recipe = Recipe(
-            weights=digest(self.policy.encoder),
+            weights=digest(policy.encoder),
             encoder=f"{config.encoder.name} + {config.encoder.adapter}",
-            kind="pooled" if self.policy.readout is None else "tokens",
+            kind="pooled" if policy.readout is None else "tokens",
             size=config.env.size,
             precision=config.optimisation.precision,
             preset=config.env.preset,
         )
-        with tqdm(total=len(self.clips), desc="features", unit="image") as bar:
-            kept = keep(self.policy.encoder, recipe, torch.split(self.clips.frames, self.lengths), bar.update)
+        with distributed.first_alone(), tqdm(total=len(self.clips), desc="features", unit="image") as bar:
+            kept = keep(policy.encoder, recipe, torch.split(self.clips.frames, self.lengths), bar.update)
         tqdm.write(str(kept))
         self.clips.frames = kept.features
 
@@ -159,8 +155,9 @@ class Training:
                 self.step += 1
                 self._seconds += time.monotonic() - began
                 if self.step % CURVE_EVERY == 0 or self.step == self.steps:
-                    self.curve.append({"step": self.step, "loss": loss.item(), "lr": rate})
-                    bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                    whole = distributed.total(loss).item() / distributed.processes()
+                    self.curve.append({"step": self.step, "loss": whole, "lr": rate})
+                    bar.set_postfix(loss=f"{whole:.3f}", refresh=False)
                 bar.update()
                 if self.step % every == 0 or self.step in self.milestones:
                     self._save()
@@ -169,35 +166,27 @@ class Training:
                     bar.unpause()
 
     def _train_step(self) -> tuple[Tensor, float]:
-        """One step of AdamW on the loss of one batch: draw, embed, act, compare, descend."""
-        config = self.config.optimisation
-        rate = learning_rate(self.step, self.steps, config.lr)
-        batch = self.clips.batch(self.step, config.batch // config.clip)
-        frames = batch.frames.flatten(0, 1).to(self.config.device)
-        self.policy.train()
-        half = config.precision == "bfloat16"
-        with torch.autocast(self.config.device, torch.bfloat16, enabled=half):
-            if self.encoded:
-                embedded = self.policy.read(frames)
-            else:
-                embedded = self.policy.embed(frames.contiguous(memory_format=torch.channels_last))
-        embedded = embedded.float().view(*batch.frames.shape[:2], -1)
-        predicted = self.policy.act(
-            histories(embedded, batch.valid.to(self.config.device)), batch.proprioception.to(self.config.device)
-        )
-        loss = self.policy.loss(predicted, batch.actions.to(self.config.device))
-        remedy = f"a lower --optimisation.lr than {config.lr:g}, or --optimisation.precision float32"
-        check_loss(loss, self.step, remedy)
-        descend(loss, self.policy, self.optimizer, rate, config.gradient_norm)
-        return loss.detach(), rate
+        """One step on the loss of one batch: draw, plan, compare, descend."""
+        count = self.config.optimisation.batch // self.config.optimisation.clip
+        try:
+            return self.learner.descend(self.clips.batch(self.step, count), self.step, self.steps, self.encoded)
+        except UsageError as error:
+            raise UsageError(f"{error}\nthe batch of step {self.step}: {self.clips.where(self.step, count)}") from None
 
     def _save(self) -> None:
-        keep = self.step in self.milestones
-        save(self.run, self.step, self.curve, self._seconds, self.policy, self.optimizer, keep)
-        write_curve(self.run.path / "curve.csv", self.curve, self.judged)
+        if distributed.rank() == 0:
+            keep = self.step in self.milestones
+            self.learner.save(self.run, self.step, self.curve, self._seconds, keep)
+            write_curve(self.run.path / "curve.csv", self.curve, self.judged)
+        distributed.wait()
 
     def _judge(self, step: int) -> None:
-        """Evaluate the checkpoint of a step, unless that was done before."""
+        """Evaluate the checkpoint of a step, unless that was done before; of several processes the first one does."""
+        if distributed.rank() == 0:
+            self._evaluate(step)
+        distributed.wait()
+
+    def _evaluate(self, step: int) -> None:
         path = record_path(self.run, step)
         film = self.config.evaluation.video and step == self.steps
         if path.exists() and (not film or self._video.exists()):
@@ -205,12 +194,19 @@ class Training:
             return
         with tqdm(total=self.config.evaluation.episodes, desc=f"evaluation at step {step}", unit="episode") as bar:
             judged = evaluate(
-                self.run, self.config, step, film=film, workers=self.config.workers, progress=lambda n: move(bar, n)
+                self.run,
+                self.config.trial,
+                step,
+                film=film,
+                workers=self.config.workers,
+                progress=lambda n: move(bar, n),
             )
         if film:
             write_mosaic(self._video, judged.films, judged.outcomes)
         write_record(self.run, judged)
         self.judged[step] = judged
+        if judged.lost:
+            tqdm.write(f"{judged.lost} simulator workers were lost and replaced")
         tqdm.write(f"{judged.metrics()[0].name} at step {step} of {self.steps}: {judged.metrics()[0]}")
 
     def _conclude(self) -> list[Metric]:

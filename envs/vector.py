@@ -115,6 +115,15 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             infos, lost = self._ask(("reset", seeds))
         return self._observations(), infos
 
+    def begin(self, chosen: NDArray[np.bool_]) -> tuple[Observation, Infos]:
+        """Begin the next episode now in the environments where `chosen`, bool [count], is true; the others wait.
+
+        A worker that is lost meanwhile is replaced, and `info["worker_lost"]` names its environments: their episodes
+        are over too.
+        """
+        infos, _ = self._ask(("begin", chosen.tolist()))
+        return self._observations(), infos
+
     def step(self, actions: Arrays) -> tuple[Observation, Arrays, Arrays, Arrays, Infos]:
         self._views["action"][:] = self._checked(actions)
         infos, _ = self._ask(("step", None))

@@ -80,6 +80,11 @@ class Players:
         chosen = [own if seed is None else seed for seed, own in zip(given, fresh, strict=True)]
         return [self._begin(k, seed) for k, seed in enumerate(chosen)]
 
+    def begin(self, chosen: Sequence[bool]) -> list[Infos]:
+        """Begin the next episode in the chosen ones of all environments."""
+        mine = [chosen[member] for member in self._members]
+        return [self._begin(k, self._take(k)) if begins else {} for k, begins in enumerate(mine)]
+
     def step(self, _: None) -> list[Infos]:
         return [self._begin(k, self._take(k)) if over else self._move(k) for k, over in enumerate(self._over)]
 

@@ -17,10 +17,10 @@ from torch import Tensor
 from robovision.symmetry.space import check_boxes
 from robovision.types import Boxes3D
 
-PAIRS = 1 << 15
-"""Pairs whose overlap is computed at once: some 16 MB in float64, however many boxes there are."""
+PAIRS = 1 << 12
+"""Pairs whose overlap is computed at once: some 2 MB in float64, which a core's cache holds, however many there are."""
 
-NEARBY = 1 << 21
+NEARBY = 1 << 17
 """Pairs whose distance is looked at at once."""
 
 
@@ -41,25 +41,22 @@ def corners(boxes: Tensor) -> Tensor:
 
 def bev_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [N, M] of the ground rectangles of boxes [N, 7] and [M, 7]; 0 where both are points."""
-    return _pairwise(a, b, paired_bev_iou)
+    return _pairwise(a, b, _bev_iou)
 
 
 def iou_3d(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [N, M] of the volumes of boxes [N, 7] and [M, 7]; 0 where both are empty."""
-    return _pairwise(a, b, paired_iou_3d)
+    return _pairwise(a, b, _iou_3d)
 
 
 def paired_bev_iou(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [P] of the ground rectangles of boxes a[p] and b[p]."""
-    return _over_union(_bev_intersection(a, b), a[:, 3] * a[:, 4], b[:, 3] * b[:, 4])
+    return _bev_iou(_columns(a), _columns(b))
 
 
 def paired_iou_3d(a: Tensor, b: Tensor) -> Tensor:
     """Intersection over union [P] of the volumes of boxes a[p] and b[p]."""
-    top = torch.minimum(a[:, 2] + a[:, 5] / 2, b[:, 2] + b[:, 5] / 2)
-    bottom = torch.maximum(a[:, 2] - a[:, 5] / 2, b[:, 2] - b[:, 5] / 2)
-    shared = _bev_intersection(a, b) * (top - bottom).clamp(min=0)
-    return _over_union(shared, a[:, 3:6].prod(dim=1), b[:, 3:6].prod(dim=1))
+    return _iou_3d(_columns(a), _columns(b))
 
 
 def rectangle_iou(a: Tensor, b: Tensor) -> Tensor:
@@ -110,64 +107,94 @@ def nms_bev(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
 def _overlapping(boxes: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     """Indices [P] and [P] of the pairs, the earlier box first, that overlap on the ground by more than a threshold."""
     found = [torch.zeros(2, 0, dtype=torch.int64, device=boxes.device)]
-    for i, j in _near(boxes, boxes):
+    columns = _columns(boxes)
+    for i, j in _near(columns, columns):
         i, j = i[i < j], j[i < j]
-        over = paired_bev_iou(boxes[i], boxes[j]) > threshold
+        over = _bev_iou(columns.index_select(1, i), columns.index_select(1, j)) > threshold
         found.append(torch.stack([i[over], j[over]]))
     better, worse = torch.cat(found, dim=1)
     return better, worse
 
 
 def _pairwise(a: Tensor, b: Tensor, measure: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The measure [N, M] of all pairs, which must be 0 for boxes that are too far apart to touch."""
-    result = a.new_zeros(len(a), len(b))
-    for i, j in _near(a, b):
-        result[i, j] = measure(a[i], b[j])
-    return result
+    """The measure [N, M] of all pairs of columns, which must be 0 for boxes that are too far apart to touch."""
+    result = a.new_zeros(len(a) * len(b))
+    one, other = _columns(a), _columns(b)
+    for i, j in _near(one, other):
+        result.index_copy_(0, i * len(b) + j, measure(one.index_select(1, i), other.index_select(1, j)))
+    return result.view(len(a), len(b))
+
+
+def _columns(boxes: Tensor) -> Tensor:
+    """Boxes [N, 7] as [8, N]: centre x, y, z; half length, width, height; cosine and sine of the yaw."""
+    check_boxes(boxes)
+    return torch.cat([boxes[:, :3].T, boxes[:, 3:6].T / 2, boxes[:, 6:].T.cos(), boxes[:, 6:].T.sin()])
 
 
 def _near(a: Tensor, b: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Indices into a and b, a bounded number at a time, of pairs whose circles around the ground rectangles meet."""
-    check_boxes(a)
-    check_boxes(b)
-    reach_a, reach_b = a[:, 3:5].norm(dim=1) / 2, b[:, 3:5].norm(dim=1) / 2
-    rows = max(1, NEARBY // max(1, len(b)))
-    for first in range(0, len(a), rows):
+    """Indices into columns a and b, a bounded number at a time, of pairs whose circles around the rectangles meet."""
+    reach_a, reach_b = a[3:5].square().sum(dim=0).sqrt(), b[3:5].square().sum(dim=0).sqrt()
+    rows = max(1, NEARBY // max(1, b.shape[1]))
+    for first in range(0, a.shape[1], rows):
         part = slice(first, first + rows)
-        apart = (a[part, None, :2] - b[None, :, :2]).square().sum(dim=-1)
-        near = apart <= (reach_a[part, None] + reach_b[None]).square()
-        for pairs in near.nonzero().split(PAIRS):
+        apart = (a[0, part, None] - b[0]).square_()
+        apart += (a[1, part, None] - b[1]).square_()
+        near = apart <= (reach_a[part, None] + reach_b).square_()
+        for pairs in torch.split(near.nonzero(), PAIRS):
             yield pairs[:, 0] + first, pairs[:, 1]
 
 
+def _bev_iou(a: Tensor, b: Tensor) -> Tensor:
+    return _over_union(_bev_intersection(a, b), 4 * a[3] * a[4], 4 * b[3] * b[4])
+
+
+def _iou_3d(a: Tensor, b: Tensor) -> Tensor:
+    top = torch.minimum(a[2] + a[5], b[2] + b[5])
+    bottom = torch.maximum(a[2] - a[5], b[2] - b[5])
+    shared = _bev_intersection(a, b) * (top - bottom).clamp(min=0)
+    return _over_union(shared, 8 * a[3:6].prod(dim=0), 8 * b[3:6].prod(dim=0))
+
+
 def _bev_intersection(a: Tensor, b: Tensor) -> Tensor:
-    """Area [P], square metres, that the ground rectangles of boxes a[p] and b[p] share: exact polygon clipping.
+    """Area [P], square metres, that the ground rectangles of columns a[:, p] and b[:, p] share: exact clipping.
 
     In b's own frame, b is |x| <= l/2, |y| <= w/2. Clamp the outline of a to it, coordinate by coordinate: the closed
     curve that comes out winds once around every inner point of the intersection and around nothing else, so that its
-    integral of x dy is the area (Green's theorem). The clamped outline is straight between the times at which an edge
-    crosses the four lines, so trapezoids integrate it exactly. Nothing is decided by comparison: shared edges,
-    touching corners and identical boxes need no case of their own.
+    integral of x dy is the area (Green's theorem). Of an edge only the time between the crossings of |y| = w/2 counts,
+    where y is not clamped; there x is straight between the crossings of |x| = l/2, so trapezoids integrate it exactly.
+    Nothing is decided by comparison: shared edges, touching corners and identical boxes need no case of their own.
     """
-    middle = _rotate(a[:, :2] - b[:, :2], -b[:, 6]).T
-    # The pairs come last, so that every operation runs along memory: [2 coordinates, 4 corners, P].
-    outline = _rotate(_outline(a[:, 3:5]), (a[:, 6] - b[:, 6])[:, None]).permute(2, 1, 0)
-    start = (middle[:, None] + outline).contiguous()
-    step = start.roll(-1, dims=1) - start
-    half = b[:, 3:5].T[:, None] / 2
-    tiny = torch.finfo(a.dtype).tiny
-    inverse = 1 / torch.where(step.abs() < tiny, tiny, step)  # any time will do where nothing changes
-    one, other = (-half - start) * inverse, (half - start) * inverse
-    enter, leave = torch.minimum(one, other).clamp_(0, 1), torch.maximum(one, other).clamp_(0, 1)
-    first, last = enter[1], leave[1]
-    area = torch.zeros_like(a[:, 0])
-    before = None
-    for time in (first, enter[0].clamp(first, last), leave[0].clamp(first, last), last):
-        x, y = torch.minimum(torch.maximum(torch.addcmul(start, time, step), -half), half)
-        if before is not None:
-            area += ((x + before[0]) * (y - before[1])).sum(dim=0)
-        before = x, y
-    return area / 2
+    x, y, length, width = a[0] - b[0], a[1] - b[1], a[3], a[4]
+    cos, sin = a[6] * b[6] + a[7] * b[7], a[7] * b[6] - a[6] * b[7]
+    # The pairs come last, so that every operation runs along memory: [4 edges, P]; the third runs against the first.
+    along, across = (cos * length, sin * length), (-sin * width, cos * width)
+    (x, dx), (y, dy) = (
+        _edges(middle, u, v)
+        for middle, u, v in zip((b[6] * x + b[7] * y, b[6] * y - b[7] * x), along, across, strict=True)
+    )
+    first, last = _crossings(y, dy, b[4])
+    enter, leave = (time.clamp_(first, last) for time in _crossings(x, dx, b[3]))
+    low = -b[3]
+    area = (enter - first) * torch.addcmul(x, first, dx).clamp_(low, b[3])
+    area.addcmul_(leave - first, torch.addcmul(x, enter, dx).clamp_(low, b[3]))
+    area.addcmul_(last - enter, torch.addcmul(x, leave, dx).clamp_(low, b[3]))
+    area.addcmul_(last - leave, torch.addcmul(x, last, dx).clamp_(low, b[3]))
+    return (area * dy).sum(dim=0) / 2
+
+
+def _edges(middle: Tensor, u: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """One coordinate of where the four edges of a rectangle start, counter-clockwise, and of their steps, [4, P]."""
+    front, back = middle + u, middle - u
+    return torch.stack([front + v, back + v, back - v, front - v]), torch.stack([-u, -v, u, v]) * 2
+
+
+def _crossings(start: Tensor, step: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """The times [4, P] in 0..1 from and until which |start + time step| <= half; equal if it never is."""
+    tiny = torch.finfo(step.dtype).tiny ** 0.5
+    inverse = torch.where(step[2:].abs() < tiny, tiny, step[2:]).reciprocal_()  # any will do where nothing changes
+    inverse = torch.cat([-inverse, inverse])
+    middle, around = start * inverse, half * inverse.abs()
+    return (-around - middle).clamp_(0, 1), (around - middle).clamp_(0, 1)
 
 
 def _rectangle_intersection(a: Tensor, b: Tensor) -> Tensor:

@@ -48,6 +48,12 @@ def write_cloud(path: Path, cloud: PointCloud) -> None:
 def read_kitti(path: Path) -> PointCloud:
     """A KITTI sweep: float32 x, y, z and reflectance in 0..1."""
     rows = _rows(path, "kitti")
+    wrong = rows[np.isfinite(rows).all(axis=1) & ((rows[:, 3] < 0) | (rows[:, 3] > 1)), 3]
+    if len(wrong):
+        raise UsageError(
+            f"{path}: KITTI's fourth number of a point, reflectance, lies in 0..1, got {wrong[0]:g}; divide intensity "
+            "by its largest value, or, if each point has five numbers (nuScenes), name the file .pcd.bin"
+        )
     return make_cloud(path, rows[:, :3], rows[:, 3])
 
 
@@ -59,6 +65,11 @@ def write_kitti(path: Path, cloud: PointCloud) -> None:
 def read_nuscenes(path: Path) -> PointCloud:
     """A nuScenes sweep: float32 x, y, z, intensity in 0..255 and the number of the laser."""
     rows = _rows(path, "nuscenes")
+    if not (np.isfinite(rows[:, 4]) & (rows[:, 4] == rows[:, 4].round()) & (rows[:, 4] >= 0)).all():
+        raise UsageError(
+            f"{path}: nuScenes' fifth number of a point is that of its laser, 0, 1, 2, ..; if each point has four "
+            "numbers (KITTI), name the file .bin"
+        )
     return make_cloud(path, rows[:, :3], rows[:, 3] / np.float32(255), ring=rows[:, 4])
 
 

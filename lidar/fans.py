@@ -12,29 +12,32 @@ from functools import cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from robovision.lidar.primitives import (
-    BOX,
     CAPSULE,
     CYLINDER,
-    ELLIPSOID,
     HITS,
     NORMALS,
     PLANE,
     SLACK,
+    UNIT_HITS,
     Primitives,
     reaches,
     time_to_plane,
 )
 
 NOTHING = 0x7F800000 << 32
-"""What stands for a ray that hits nothing: the bits of an infinite distance, before any number of a pair."""
+"""What stands for a ray that hits nothing: the bits of an infinite distance, before the number of any pair."""
 
-SCALED = (BOX, ELLIPSOID)
-"""Shapes that are cast at where they are cubes and balls of size 1: their sizes need not be looked up for each ray."""
+NEIGHBOURS = 16
+"""Fans that are first looked at together for the shapes that they may pass."""
 
-PORTION = 1 << 15
-"""Rays that are cast at once."""
+RINGS = 8
+"""Neighbouring rays of a fan that are cast at a shape together; some of the last ones in vain."""
+
+PORTION = 1 << 13
+"""Groups of such rays that are cast at once, so that what is computed of them stays in a core's cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,54 +56,118 @@ class Fans:
     elevations: Tensor
 
 
-def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> tuple[Tensor, Tensor, Tensor]:
-    """What the rays hit, as `primitives.cast` tells.
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """N pairs of a fan and a shape that it comes near.
+
+    Convention:
+        fan: int64 [N], of all C.
+        index: int64 [N], the shape's place in its world.
+        kind: int64 [N], of the shape.
+        size: [3, N], of the shape.
+        planes: [9, N], the fan's origin, ahead and up in the frame of the shape.
+        extent, reach: [3, N] and [N], half the sides of the box, and the radius of the sphere, around the shape.
+    """
+
+    fan: Tensor
+    index: Tensor
+    kind: Tensor
+    size: Tensor
+    planes: Tensor
+    extent: Tensor
+    reach: Tensor
+
+    @classmethod
+    def of(cls, worlds: Sequence[Primitives], fans: Fans) -> _Pairs:
+        parts = torch.arange(len(fans.origin), device=fans.origin.device).tensor_split(len(worlds))
+        fan, index = torch.cat([_near(w, fans, part) for w, part in zip(worlds, parts, strict=True)], dim=1)
+        sizes = [len(part) for part in parts]
+        first = torch.arange(len(worlds), device=fan.device).repeat_interleave(torch.tensor(sizes, device=fan.device))
+        shape = index + len(worlds[0]) * first.index_select(0, fan)
+        world = Primitives(
+            *(torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size"))
+        )
+        turn = world.rotation.view(-1, 9).T.index_select(1, shape).view(3, 3, -1)
+        offset = fans.origin.T.index_select(1, fan) - world.center.T.index_select(1, shape)
+        ways = (offset, fans.ahead.T.index_select(1, fan), fans.up.T.index_select(1, fan))
+        planes = torch.cat([(turn * way[:, None]).sum(dim=0) for way in ways])
+        kind, size = world.kind.index_select(0, shape), world.size.T.index_select(1, shape)
+        extent, reach = _extents(world).index_select(1, shape), _reach(world).index_select(0, shape)
+        return cls(fan, index, kind, size, planes, extent, reach)
+
+
+@dataclass(frozen=True, eq=False)
+class _Lasers:
+    """The L rays of every fan from the lowest up: elevations [L], cosines and sines [2, L], places [L] in the fan."""
+
+    elevations: Tensor
+    ways: Tensor
+    order: Tensor
+
+    @classmethod
+    def of(cls, elevations: Tensor) -> _Lasers:
+        rising, order = elevations.sort()
+        return cls(rising, torch.stack([rising.cos(), rising.sin()]), order)
+
+
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """What L rays of each of C fans hit, as `primitives.cast` tells.
+
+    Convention:
+        distance: float32 [C, L], metres; inf where nothing is hit.
+        index: int64 [C, L], the shape hit, -1 for none.
+        pair: int32 [C, L], the pair of a fan and a shape in `pairs`, from 1; 0 for none.
+        elevations: float32 [L], radians, of the rays.
+    """
+
+    distance: Tensor
+    index: Tensor
+    pair: Tensor
+    pairs: _Pairs
+    elevations: Tensor
+
+    def facing(self) -> Tensor:
+        """The cosines of incidence, float32 [C, L], 0..1; 0 where nothing is hit."""
+        rays = torch.stack([self.elevations.cos(), self.elevations.sin()])
+        pair, planes = self.pair.view(-1), self.pairs.planes
+        # On planes, which most rays hit, it is how steeply the ray falls; what hits nothing keeps 0.
+        ahead, up = (pad(planes[k], (1, 0)).index_select(0, pair).view_as(self.pair) for k in (5, 8))
+        facing = torch.addcmul(ahead * rays[0], up, rays[1]).abs_().view(-1)
+        kinds, order = pad(self.pairs.kind, (1, 0), value=PLANE).to(torch.uint8).index_select(0, pair).sort()
+        slots = torch.split(order, torch.bincount(kinds, minlength=PLANE + 1).tolist())
+        rays = rays.repeat(1, len(self.pair))
+        for kind, normal in NORMALS.items():
+            slot = slots[kind]
+            mine, (cos, sin) = pair.index_select(0, slot) - 1, rays.index_select(1, slot)
+            start, ahead, up = planes.index_select(1, mine).view(3, 3, -1)
+            step = torch.addcmul(ahead * cos, up, sin)
+            point = torch.addcmul(start, step, self.distance.view(-1).index_select(0, slot))
+            ways = normal(point, self.pairs.size.index_select(1, mine))
+            length = ways.square().sum(dim=0).sqrt_().clamp_(min=1e-12)
+            facing.index_copy_(0, slot, ways.mul_(step).sum(dim=0).abs_().div_(length))
+        return facing.view_as(self.pair)
+
+
+def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> Hits:
+    """What the rays hit.
 
     Args:
         worlds: the same shapes, at one or several times; the fans are split evenly among them, in order.
         fans: all rays.
-
-    Returns:
-        Distances [C, L], inf where nothing is hit; the shapes hit, int64 [C, L], -1 for none; and the cosines
-        [C, L] of incidence there, 0..1, or 0.
     """
     _keep_pages()
-    rising, order = fans.elevations.sort()
-    rays, lasers, ones = (
-        torch.stack([rising.cos(), rising.sin()]),
-        len(rising),
-        torch.ones_like(rising[:1]).expand(3, 1),
-    )
-    fan, shape = _pairs(worlds, fans)
-    world = Primitives(*(torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size")))
-    kind, size = world.kind[shape], _take(world.size.T, shape)
-    planes = _planes(world, fans, fan, shape)
-    first, counts = _rings(kind, size, planes, _reach(world)[shape], rising)
-    nearest = torch.full((len(fans.origin) * lasers,), NOTHING, device=fan.device)
-    _cast_at_planes(nearest.view(-1, lasers), fans.elevations, fan, planes, (kind == PLANE).nonzero()[:, 0])
-    for k, hit in HITS.items():
-        for mine in _portions(((kind == k) & (counts > 0)).nonzero()[:, 0], counts):
-            many = counts[mine]
-            row = torch.arange(len(mine), device=mine.device).repeat_interleave(many)
-            ring = (first[mine] - many.cumsum(0) + many).index_select(0, row)
-            ring += torch.arange(len(row), device=row.device)
-            own, extent = planes.index_select(1, mine), size.index_select(1, mine)
-            if k in SCALED:
-                own, extent = (own.view(3, 3, -1) / extent).view(9, -1), ones
-            else:
-                extent = _take(extent, row)
-            distance = hit(*_along(own, rays, row, ring), extent)
-            slot = (fan[mine] * lasers).index_select(0, row) + order.index_select(0, ring)
-            nearest.scatter_reduce_(0, slot, _packed(distance, mine.index_select(0, row)), "amin")
-    distance = (nearest >> 32).to(torch.int32).view(torch.float32)
-    hits = distance.isfinite().nonzero()[:, 0]
-    row = nearest.index_select(0, hits) & 0xFFFFFFFF
-    index = torch.full_like(nearest, -1)
-    index.index_copy_(0, hits, (shape % max(1, len(worlds[0]))).index_select(0, row))
-    found = _facing(kind, size, planes, fans.elevations, row, hits % lasers, distance.index_select(0, hits))
-    facing = torch.zeros_like(distance).index_copy_(0, hits, found)
-    distance, index, facing = (values.view(-1, lasers) for values in (distance, index, facing))
-    return distance, index, facing
+    pairs = _Pairs.of(worlds, fans)
+    nearest = torch.full((len(fans.origin), len(fans.elevations)), NOTHING, device=fans.origin.device)
+    _cast_at_planes(nearest, fans.elevations, pairs)
+    lasers = _Lasers.of(fans.elevations)
+    seen, first, last = _rings(pairs, lasers.elevations)
+    for kind in NORMALS:
+        mine = (pairs.kind[seen] == kind).nonzero()[:, 0]
+        _cast_at(nearest, kind, pairs, seen[mine], _groups(first[mine], last[mine]), lasers)
+    pair, bits = (half.contiguous() for half in nearest.view(torch.int32).view(*nearest.shape, 2).unbind(dim=2))
+    index = pad(pairs.index, (1, 0), value=-1).index_select(0, pair.view(-1)).view_as(nearest)
+    return Hits(bits.view(torch.float32), index, pair, pairs, fans.elevations)
 
 
 @cache
@@ -112,118 +179,119 @@ def _keep_pages() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
-def _portions(pairs: Tensor, counts: Tensor) -> Sequence[Tensor]:
-    """Pairs a portion at a time, each of about `PORTION` rays, so that what is computed of them stays in the cache."""
-    if not len(pairs):
-        return []
-    portion = counts[pairs].cumsum(0) // PORTION
-    return torch.split(pairs, torch.unique_consecutive(portion, return_counts=True)[1].tolist())
+def _near(shapes: Primitives, fans: Fans, part: Tensor) -> Tensor:
+    """Fans of a part [K], and shapes whose spheres come near them: [2, N].
 
-
-def _cast_at_planes(nearest: Tensor, elevations: Tensor, fan: Tensor, planes: Tensor, mine: Tensor) -> None:
-    """Cast all rays at the planes of pairs `mine`: each sees a plane, so that no ray need be looked up."""
-    if not len(mine):
-        return
-    height, ahead, up = (planes[k].index_select(0, mine)[:, None] for k in (2, 5, 8))
-    distance = time_to_plane(height, torch.addcmul(ahead * elevations.cos(), up, elevations.sin()))
-    slot = fan.index_select(0, mine)[:, None].expand_as(distance)
-    nearest.scatter_reduce_(0, slot, _packed(distance, mine[:, None]), "amin")
-
-
-def _packed(distance: Tensor, row: Tensor) -> Tensor:
-    """One number for both: distances are not negative, and their bits rise with them."""
-    return ((distance + 0.0).view(torch.int32).to(torch.int64) << 32) | row
-
-
-def _facing(
-    kind: Tensor, size: Tensor, planes: Tensor, elevations: Tensor, row: Tensor, laser: Tensor, distance: Tensor
-) -> Tensor:
-    """The cosines [P] of incidence of lasers [P] on the shapes of pairs [P], hit at distances [P]."""
-    rays = torch.stack([elevations.cos(), elevations.sin()])
-    # On planes, which most rays hit, it is how steeply the ray falls.
-    cos, sin = _take(rays, laser)
-    facing = torch.addcmul(planes[5].index_select(0, row) * cos, planes[8].index_select(0, row), sin).abs()
-    kinds = kind.index_select(0, row)
-    for k, normal in NORMALS.items():
-        mine = (kinds == k).nonzero()[:, 0]
-        pair = row.index_select(0, mine)
-        start, step = _along(planes, rays, pair, laser.index_select(0, mine))
-        ways = normal(torch.addcmul(start, step, distance.index_select(0, mine)), _take(size, pair))
-        length = ways.square().sum(dim=0).sqrt().clamp(min=1e-12)
-        facing.index_copy_(0, mine, (ways * step).sum(dim=0).abs() / length)
-    return facing
-
-
-def _pairs(worlds: Sequence[Primitives], fans: Fans) -> tuple[Tensor, Tensor]:
-    """Indices of fans and of shapes, those of all worlds one after the other, whose spheres come near the fans."""
-    found = []
-    normal = torch.linalg.cross(fans.ahead, fans.up)
-    sections = torch.arange(len(fans.origin), device=normal.device).tensor_split(len(worlds))
-    for n, (shapes, part) in enumerate(zip(worlds, sections, strict=True)):
-        reach = _reach(shapes)[:, None]
-        beside, ahead = (
-            shapes.center @ way[part].T - (fans.origin[part] * way[part]).sum(dim=1) for way in (normal, fans.ahead)
-        )
-        shape, fan = ((beside.abs() <= reach) & (ahead >= -reach)).nonzero().unbind(dim=1)
-        found.append(torch.stack([part[fan], shape + n * len(shapes)]))
-    fan, shape = torch.cat(found, dim=1)
-    return fan, shape
+    Of neighbouring fans first the middle one is looked at: what it passes at a distance, none of them comes near.
+    """
+    origin, ahead, up = (values[part].T for values in (fans.origin, fans.ahead, fans.up))
+    ways = torch.stack([torch.linalg.cross(ahead, up, dim=0), ahead, origin])
+    number = torch.arange(0, len(part), NEIGHBOURS, device=part.device)[:, None]
+    number = number + torch.arange(NEIGHBOURS, device=part.device)
+    member = number.clamp(max=len(part) - 1)
+    middle = ways[..., member[:, NEIGHBOURS // 2]]
+    spread = (ways[..., member] - middle[..., None]).square().sum(dim=1).amax(dim=-1).sqrt()
+    reach = _reach(shapes)
+    offset = shapes.center.T[..., None] - middle[2][:, None]
+    far = offset.square().sum(dim=0).sqrt()
+    beside, front = ((offset * way[:, None]).sum(dim=0) for way in middle[:2])
+    room = reach[:, None] + spread[2]
+    near = (beside.abs() <= room + far * spread[0]) & (front >= -room - far * spread[1])
+    shape, group = near.nonzero().unbind(dim=1)
+    fan = member[group].view(-1)
+    shape, once = shape.repeat_interleave(NEIGHBOURS), (number < len(part))[group].view(-1)
+    normal, ahead, origin = (way.index_select(1, fan) for way in ways)
+    offset, reach = shapes.center.T.index_select(1, shape) - origin, reach.index_select(0, shape)
+    beside, front = (offset * normal).sum(dim=0).abs(), (offset * ahead).sum(dim=0)
+    keep = ((beside <= reach) & (front >= -reach) & once).nonzero()[:, 0]
+    return torch.stack([part[fan[keep]], shape[keep]])
 
 
 def _reach(shapes: Primitives) -> Tensor:
+    """The radius [G] of the sphere around each shape, with a margin."""
     return reaches(shapes) * (1 + SLACK) + 0.01
 
 
-def _planes(world: Primitives, fans: Fans, fan: Tensor, shape: Tensor) -> Tensor:
-    """Origin, ahead and up of the fans in the frames of the shapes: [9, N]."""
-    turn = _take(world.rotation.flatten(1).T, shape).view(3, 3, -1)
-    offset = _take(fans.origin.T, fan) - _take(world.center.T, shape)
-    ways = (offset, _take(fans.ahead.T, fan), _take(fans.up.T, fan))
-    return torch.cat([(turn * way[:, None]).sum(dim=0) for way in ways])
+def _extents(shapes: Primitives) -> Tensor:
+    """Half the sides [3, G] of the box around each shape, with a margin."""
+    kind, (a, b, c) = shapes.kind, shapes.size.T
+    wide = torch.where((kind == CYLINDER) | (kind == CAPSULE), a, b)
+    high = torch.where(kind == CYLINDER, b, torch.where(kind == CAPSULE, a + b, c))
+    return torch.stack([a, wide, high]) * (1 + SLACK) + 0.01
 
 
-def _rings(kind: Tensor, size: Tensor, planes: Tensor, reach: Tensor, rising: Tensor) -> tuple[Tensor, Tensor]:
-    """First ray and number of rays [N] of each fan that may hit each shape: between the lowest and the highest angle.
+def _rings(pairs: _Pairs, rising: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs [M] whose fan may hit their shape, no plane, and rays from and until which it may [M], by their angles.
 
-    None at planes, which all rays may hit. In the plane of the fan, x ahead and z up, a box
-    |start + x ahead + z up| <= half leaves an interval of x for all z that its sphere leaves, and then one of z.
+    In the plane of the fan, x ahead and z up, a box |start + x ahead + z up| <= half leaves an interval of x for all z
+    that its sphere leaves, and then one of z.
     """
-    start, ahead, up = planes.view(3, 3, -1)
-    half = size.clone()
-    half[1] = torch.where((kind == CYLINDER) | (kind == CAPSULE), size[0], size[1])
-    half[2] = torch.where(kind == CYLINDER, size[1], torch.where(kind == CAPSULE, size[0] + size[1], size[2]))
-    half = half * (1 + SLACK) + 0.01
+    start, ahead, up = pairs.planes.view(3, 3, -1)
     x, z = (-(start * way).sum(dim=0) for way in (ahead, up))
-    low, high = (x - reach).clamp(min=0), x + reach
-    bottom, top = z - reach, z + reach
-    least, most = _solve(half, start, up, bottom, top, ahead)
+    low, high = (x - pairs.reach).clamp_(min=0), x + pairs.reach
+    bottom, top = z - pairs.reach, z + pairs.reach
+    least, most = _solve(pairs.extent, start, up, bottom, top, ahead)
     low, high = torch.maximum(low, least), torch.minimum(high, most)
-    least, most = _solve(half, start, ahead, low, high, up)
+    least, most = _solve(pairs.extent, start, ahead, low, high, up)
     bottom, top = torch.maximum(bottom, least), torch.minimum(top, most)
-    lowest = torch.atan2(bottom, torch.where(bottom > 0, high, low))
-    highest = torch.atan2(top, torch.where(top > 0, low, high))
+    seen = ((low <= high) & (bottom <= top) & (pairs.kind != PLANE)).nonzero()[:, 0]
+    low, high, bottom, top = (values.index_select(0, seen) for values in (low, high, bottom, top))
+    lowest = torch.minimum(torch.atan2(bottom, low), torch.atan2(bottom, high))
+    highest = torch.maximum(torch.atan2(top, low), torch.atan2(top, high))
     first = torch.searchsorted(rising, lowest - 1e-4)
-    counts = torch.searchsorted(rising, highest + 1e-4, right=True) - first
-    counts = torch.where((low <= high) & (bottom <= top), counts.clamp(min=0), 0)
-    return first, torch.where(kind == PLANE, 0, counts)
+    return seen, first, torch.searchsorted(rising, highest + 1e-4, right=True)
 
 
 def _solve(half: Tensor, start: Tensor, given: Tensor, low: Tensor, high: Tensor, way: Tensor) -> tuple[Tensor, Tensor]:
     """The interval [N] of s with |start + t given + s way| <= half in all three coordinates for some t in low..high."""
     one, other = given * low, given * high
     least, most = -half - start - torch.maximum(one, other), half - start - torch.minimum(one, other)
-    steep = torch.where(way.abs() < 1e-6, 1e-6, way)
+    steep = way + torch.full_like(way, 1e-9).copysign_(way)
     one, other = least / steep, most / steep
     return torch.minimum(one, other).amax(dim=0), torch.maximum(one, other).amin(dim=0)
 
 
-def _along(planes: Tensor, rays: Tensor, row: Tensor, ring: Tensor) -> tuple[Tensor, Tensor]:
-    """Start and direction [3, P] of rays in the frames of the shapes."""
-    start, ahead, up = _take(planes, row).view(3, 3, -1)
-    cos, sin = _take(rays, ring)
-    return start, torch.addcmul(ahead * cos, up, sin)
+def _cast_at_planes(nearest: Tensor, elevations: Tensor, pairs: _Pairs) -> None:
+    """Cast all rays at the planes among the shapes: each sees them, so that no ray need be looked up."""
+    mine = (pairs.kind == PLANE).nonzero()[:, 0]
+    height, ahead, up = (pairs.planes[k].index_select(0, mine)[:, None] for k in (2, 5, 8))
+    distance = time_to_plane(height, torch.addcmul(ahead * elevations.cos(), up, elevations.sin()))
+    slot = pairs.fan.index_select(0, mine)[:, None].expand_as(distance)
+    nearest.scatter_reduce_(0, slot, _packed(distance, mine[:, None]), "amin")
 
 
-def _take(values: Tensor, index: Tensor) -> Tensor:
-    """Columns [K, P] of values [K, N]; quicker than indexing."""
-    return values.gather(1, index.expand(len(values), -1))
+def _cast_at(
+    nearest: Tensor, kind: int, pairs: _Pairs, mine: Tensor, groups: tuple[Tensor, Tensor], lasers: _Lasers
+) -> None:
+    """Cast groups of rays, as of `_groups`, at the shapes of pairs `mine`, all of one kind."""
+    planes, size = pairs.planes.index_select(1, mine), pairs.size.index_select(1, mine)
+    if kind in UNIT_HITS:
+        planes = (planes.view(3, 3, -1) / size).view(9, -1)
+    count = len(lasers.elevations)
+    ends, within = pairs.fan[mine] * count, torch.arange(RINGS, device=mine.device)[:, None]
+    for pair, first in zip(*(torch.split(values, PORTION) for values in groups), strict=True):
+        laser = (first + within).clamp_(max=count - 1).view(-1)
+        start, ahead, up = planes.index_select(1, pair).view(3, 3, 1, -1)
+        cos, sin = lasers.ways.index_select(1, laser).view(2, RINGS, -1)
+        step = torch.addcmul(ahead * cos, up, sin)
+        if kind in UNIT_HITS:
+            distance = UNIT_HITS[kind](start, step)
+        else:
+            distance = HITS[kind](start, step, size.index_select(1, pair)[:, None])
+        packed = _packed(distance, mine.index_select(0, pair))
+        slot = lasers.order.index_select(0, laser).view(RINGS, -1) + ends.index_select(0, pair)
+        nearest.view(-1).scatter_reduce_(0, slot.view(-1), packed.view(-1), "amin")
+
+
+def _groups(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+    """Pairs [M] and first rays [M] of groups of `RINGS` rays that together reach from `first` to `last` [N]."""
+    many = torch.div(last - first + RINGS - 1, RINGS, rounding_mode="floor")
+    pair = torch.arange(len(first), device=first.device).repeat_interleave(many)
+    before = (first - RINGS * (many.cumsum(0) - many)).index_select(0, pair)
+    return pair, before + RINGS * torch.arange(len(pair), device=first.device)
+
+
+def _packed(distance: Tensor, pair: Tensor) -> Tensor:
+    """One number for both: distances are not negative, and their bits rise with them; 0 stands for no pair."""
+    bits = distance.abs().view(torch.int32)
+    return bits.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(pair + 1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from robovision.lidar.kitti_labels import DETECTION, DONT_CARE
-from robovision.lidar.kitti_matching import KINDS, Candidates, Scene, assign, covered, find_candidates
+from robovision.lidar.kitti_matching import KINDS, Candidates, Scene, assign, blocks, covered, find_candidates
 from robovision.types import Array
 
 
@@ -66,9 +66,6 @@ LOOSE = tuple(
     for kind in ("bev", "3d")
 )
 """What the field reports beside the benchmark's own criteria, as SECOND's evaluation and those after it do."""
-
-BLOCK = 2048
-"""Objects of the frames that are looked at together; a frame is never split."""
 
 SAMPLES = 41
 """Recalls 0, 1/40, .., 1 at which precision is sampled."""
@@ -238,11 +235,7 @@ def _parts(
     truth: Scene, detections: Scene, criteria: Sequence[Criterion]
 ) -> Iterator[tuple[int, _ClassScene, Candidates]]:
     """For a few frames at a time and each criterion, its number, what it is counted on, and which pairs overlap."""
-    frames = 1 + max(int(scene.frame.max(initial=-1)) for scene in (truth, detections))
-    each = sum(np.bincount(scene.frame, minlength=frames) for scene in (truth, detections))
-    block = (np.cumsum(each) - each) // BLOCK
-    for first in np.unique(block, return_index=True)[1].tolist():
-        last = int(np.searchsorted(block, block[first], side="right"))
+    for first, last in blocks(truth.frame, detections.frame):
         a, b = (scene.between(first, last) for scene in (truth, detections))
         areas = a.select(_named(a, {DONT_CARE}))
         parts = {wanted: _ClassScene.of(a, b, areas, wanted) for wanted in {c.wanted for c in criteria}}

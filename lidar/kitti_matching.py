@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from robovision.types import Array
 
 KINDS = ("image", "bev", "3d")
 """Overlap of rectangles in the image, of boxes seen from above, of boxes in space."""
+
+BLOCK = 2048
+"""Objects of the frames that are looked at together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +112,20 @@ def covered(detections: Scene, areas: Scene, minimum: float) -> Array:
     result = np.zeros(len(detections.frame), bool)
     result[i[(rectangle_coverage(a, b) > minimum).numpy()]] = True
     return result
+
+
+def blocks(*frames: Array) -> Iterator[tuple[int, int]]:
+    """First frame and, one behind it, last of a few frames at a time, of sets of objects in frames [N], [M], ..
+
+    A block has about `BLOCK` objects of all sets together; a frame is never split.
+    """
+    most = 1 + max(int(numbers.max(initial=-1)) for numbers in frames)
+    each = np.zeros(most, np.int64)
+    for numbers in frames:
+        each += np.bincount(numbers, minlength=most)
+    block = (np.cumsum(each) - each) // BLOCK
+    for first in np.unique(block, return_index=True)[1].tolist():
+        yield first, int(np.searchsorted(block, block[first], side="right"))
 
 
 def pairs_within_frames(a: Array, b: Array) -> tuple[Array, Array]:

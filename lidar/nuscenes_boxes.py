@@ -7,7 +7,7 @@ points inside) and `ego_translation` (centre minus place of the car, along the g
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from robovision.errors import UsageError, unknown
 from robovision.files import write_atomically
 from robovision.lidar.checks import read_bytes
+from robovision.lidar.json_members import JsonWalk
 from robovision.lidar.rotations import quaternion_to_yaw, yaw_to_quaternion
 from robovision.types import Array, Boxes3D
 
@@ -28,6 +29,9 @@ ATTRIBUTES = (
     *("pedestrian.moving", "pedestrian.sitting_lying_down", "pedestrian.standing", "cycle.with_rider"),
     *("cycle.without_rider", "vehicle.moving", "vehicle.parked", "vehicle.stopped"),
 )
+Row = tuple[str, int, dict[str, Any]]
+"""A box: its sample, its number there, and what the file says of it."""
+
 FIELDS = {"translation": 3, "size": 3, "rotation": 4, "velocity": 2}
 
 
@@ -72,30 +76,30 @@ def read_nuscenes_boxes(path: Path) -> NuScenesBoxes:
         UsageError: naming file, sample and box, if it is no JSON, a field is missing or has the wrong length, a class
             or attribute is unknown, a size is not positive or a number not finite. Velocities may be NaN.
     """
-    results = _results(path)
-    samples = tuple(results)
-    rows = [(token, k, entry) for token in samples for k, entry in enumerate(results[token])]
+    samples: list[str] = []
+    parts = [_columns(path, [])]
+    for token, entries in _results(path):
+        samples.append(token)
+        parts.append(_columns(path, [(token, k, entry) for k, entry in enumerate(entries)]))
+    if len(set(samples)) < len(samples):
+        twice = next(token for token in samples if samples.count(token) > 1)
+        raise UsageError(f"{path}: sample {twice} is there twice; keep one")
+    sample = np.repeat(np.arange(len(samples)), [len(part[0]) for part in parts[1:]])
+    return NuScenesBoxes(tuple(samples), sample, *(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _columns(path: Path, rows: Sequence[Row]) -> tuple[Array, ...]:
+    """All of `NuScenesBoxes` behind `sample`, of some boxes."""
     columns = {name: _column(path, rows, name, width) for name, width in FIELDS.items()}
     _refuse(path, rows, (columns["size"] <= 0).any(axis=1), "its size must be positive")
     _refuse(path, rows, ~np.linalg.norm(columns["rotation"], axis=1).astype(bool), "its rotation is no quaternion")
     names = _text(_name(path, row, "detection_name", CLASSES) for row in rows)
     attributes = _text(_name(path, row, "attribute_name", ("", *ATTRIBUTES)) for row in rows)
-    scores = np.array([entry.get("detection_score", -1.0) for _, _, entry in rows], np.float64)
+    scores = _optional(path, rows, "detection_score", -1.0)
     _refuse(path, rows, ~np.isfinite(scores), "its detection_score must be finite")
-    index = {token: n for n, token in enumerate(samples)}
-    return NuScenesBoxes(
-        samples,
-        np.array([index[token] for token, _, _ in rows], np.int64),
-        names,
-        attributes,
-        columns["translation"],
-        columns["size"],
-        columns["rotation"],
-        columns["velocity"],
-        scores,
-        np.array([entry.get("ego_translation", [np.nan] * 3) for _, _, entry in rows], np.float64).reshape(-1, 3),
-        np.array([entry.get("num_pts", -1) for _, _, entry in rows], np.int64),
-    )
+    ego = _optional(path, rows, "ego_translation", (np.nan,) * 3)
+    points = _optional(path, rows, "num_pts", -1.0).astype(np.int64)
+    return names, attributes, *columns.values(), scores, ego, points
 
 
 def write_nuscenes_boxes(path: Path, boxes: NuScenesBoxes, meta: Mapping[str, bool] | None = None) -> None:
@@ -188,18 +192,32 @@ def _join(parts: Sequence[Array], width: int) -> Array:
     return np.concatenate([np.zeros((0, width)), *parts])
 
 
-def _results(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _results(path: Path) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """The samples of a file with their boxes, one after another: all together would take many times as much memory."""
+    found = False
+    wanted = f'{path} must hold {{"results": {{sample token: [boxes]}}}}'
     try:
-        content = json.loads(read_bytes(path))
+        walk = JsonWalk(read_bytes(path).decode())
+        walk.enter()
+        while (key := walk.key()) is not None:
+            if key != "results":
+                walk.value()
+                continue
+            found = True
+            walk.enter()
+            while (token := walk.key()) is not None:
+                yield token, _boxes(path, token, walk.value())
+        walk.end()
     except ValueError as error:
-        raise UsageError(f"{path} is no JSON or is cut off ({error}); write it again") from error
-    results = content.get("results") if isinstance(content, dict) else None
-    if not isinstance(results, dict) or not all(isinstance(entries, list) for entries in results.values()):
-        raise UsageError(f'{path} must hold {{"results": {{sample token: [boxes]}}}}')
-    return results
+        raise UsageError(f"{wanted}; it is no JSON like that, or is cut off ({error}): write it again") from error
+    if not found:
+        raise UsageError(wanted)
 
 
-Row = tuple[str, int, dict[str, Any]]
+def _boxes(path: Path, token: str, value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(entry, dict) for entry in value):
+        raise UsageError(f"{path}, sample {token}: its boxes must be a list of objects")
+    return value
 
 
 def _column(path: Path, rows: Sequence[Row], name: str, width: int) -> Array:
@@ -213,6 +231,16 @@ def _column(path: Path, rows: Sequence[Row], name: str, width: int) -> Array:
     if name != "velocity":
         _refuse(path, rows, ~np.isfinite(column).all(axis=1), f"{name} must be finite")
     return column
+
+
+def _optional(path: Path, rows: Sequence[Row], name: str, missing: float | tuple[float, ...]) -> Array:
+    """Numbers [N] or [N, 3] that a box may be without."""
+    shape = (len(rows), *np.shape(missing))
+    try:
+        return np.array([entry.get(name, missing) for _, _, entry in rows], np.float64).reshape(shape)
+    except (TypeError, ValueError) as error:
+        token = rows[0][0] if rows else ""
+        raise UsageError(f"{path}, sample {token}: {name} must be {list(shape)} numbers ({error})") from error
 
 
 def _name(path: Path, row: Row, field: str, valid: Sequence[str]) -> str:

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from robovision.errors import UsageError
-from robovision.lidar.kitti_matching import assign, group, pairs_within_frames
-from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes, select
+from robovision.lidar.kitti_matching import assign, blocks, group, pairs_within_frames
+from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import has_tables, read_nuscenes_truth
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.rotations import quaternion_to_yaw
@@ -31,6 +31,9 @@ LEAST = 0.1
 
 MOST = 500
 """Boxes that a sample may have."""
+
+PART = 1 << 14
+"""Boxes that are looked at together, so that little memory is taken beside theirs."""
 
 ERRORS = {"ATE": "m", "ASE": "1", "AOE": "rad", "AVE": "m/s", "AAE": "1"}
 """Errors of translation, scale, orientation, velocity and attribute, and their units."""
@@ -90,17 +93,21 @@ def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
     crowded = np.bincount(detections.sample, minlength=1).argmax()
     if np.count_nonzero(detections.sample == crowded) > MOST:
         raise UsageError(f"sample {detections.samples[crowded]} has more than {MOST} boxes; keep the best {MOST}")
-    order = np.array([truth.samples.index(t) for t in detections.samples], np.int64)
+    place = {token: n for n, token in enumerate(truth.samples)}
+    order = np.array([place[token] for token in detections.samples], np.int64)
     places = _places(truth, detections, order)
-    truth = select(truth, _near(truth, places, np.arange(len(truth.samples))) & (truth.points != 0))
-    detections = select(detections, _near(detections, places, order))
+    counted = 0
     curves: list[Curve] = []
     metrics: list[Metric] = []
     missed: list[Array] = []
     wrong: list[Array] = []
     averages: dict[str, list[float]] = {name: [] for name in ("mAP", *(f"m{e}" for e in ERRORS))}
     for name in CLASSES:
-        found = {distance: match(truth, detections, order, name, distance) for distance in DISTANCES}
+        wanted = _near(truth, places, np.arange(len(places)), name)
+        chosen = _near(detections, places, order, name)
+        wanted = wanted[truth.points[wanted] != 0]
+        found = {distance: match(truth, detections, order, (wanted, chosen), distance) for distance in DISTANCES}
+        counted += len(wanted)
         precisions = {distance: average_precision(matches.precision) for distance, matches in found.items()}
         curves += [Curve(f"{name}/{distance:g} m", RECALLS, matches.precision) for distance, matches in found.items()]
         matches = found[ERROR_DISTANCE]
@@ -113,38 +120,62 @@ def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
         best = _best(matches)
         false = (matches.truth < 0) & (np.arange(len(matches.truth)) < best)
         wrong.append(order[detections.sample[matches.detection[false]]])
-        missed.append(_missed(truth, matches, name, best))
+        missed.append(truth.sample[np.setdiff1d(wanted, matches.truth[:best])])
     means = {name: float(np.mean(values)) for name, values in averages.items()}
     parts = [max(0.0, 1 - means[f"m{error}"]) for error in ERRORS]
     units = {"mAP": "1", **{f"m{error}": unit for error, unit in ERRORS.items()}}
-    headline = [Metric("NDS", (5 * means["mAP"] + sum(parts)) / 10, "1", count=len(truth))]
-    headline += [Metric(name, value, units[name], count=len(truth)) for name, value in means.items()]
+    headline = [Metric("NDS", (5 * means["mAP"] + sum(parts)) / 10, "1", count=counted)]
+    headline += [Metric(name, value, units[name], count=counted) for name, value in means.items()]
     worst = frame_errors(truth.samples, np.concatenate(missed), np.concatenate(wrong))
     return Evaluation("nuscenes", [*headline, *metrics], curves, worst)
 
 
-def match(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array, name: str, distance: float) -> Matches:
-    """What each detection of a class takes, best score first: the closest free ground truth within the distance.
+def match(
+    truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array, rows: tuple[Array, Array], distance: float
+) -> Matches:
+    """What each detection takes, best score first: the closest free ground truth within the distance.
 
-    `order` [samples of the detections] is the place of each of their samples among those of the ground truth.
+    Args:
+        truth, detections: boxes of all classes.
+        order: the place of each sample of the detections among those of the ground truth.
+        rows: the ground truths and the detections of one class, rising.
+        distance: metres.
     """
-    chosen, wanted = _named(detections, name), _named(truth, name)
+    wanted, chosen = rows
     # Of equal scores the later box comes first, as in the official evaluation.
     ranked = chosen[np.lexsort((chosen, detections.scores[chosen]))[::-1]]
     frame = order[detections.sample[ranked]]
     by_frame = np.argsort(frame, kind="stable")
-    inside = truth.sample[wanted]
-    i, j = pairs_within_frames(frame[by_frame], inside)
-    offset = detections.translation[ranked[by_frame[i]], :2] - truth.translation[wanted[j], :2]
-    apart = np.linalg.norm(offset, axis=1)
+    frame, inside = frame[by_frame], truth.sample[wanted]
+    result = np.full(len(ranked), -1)
+    for first, last in blocks(frame, inside):
+        here, there = (slice(*np.searchsorted(numbers, (first, last))) for numbers in (frame, inside))
+        taken = _take(
+            truth, detections, (wanted[there], ranked[by_frame[here]]), (inside[there], frame[here]), distance
+        )
+        result[by_frame[here]] = taken
+    return Matches(detections.scores[ranked], result, ranked, len(wanted))
+
+
+def _take(
+    truth: NuScenesBoxes,
+    detections: NuScenesBoxes,
+    rows: tuple[Array, Array],
+    frames: tuple[Array, Array],
+    distance: float,
+) -> Array:
+    """The ground truth, or -1, that each detection of a few frames takes; rows and rising frames of both."""
+    (wanted, ranked), (inside, frame) = rows, frames
+    i, j = pairs_within_frames(frame, inside)
+    apart = np.linalg.norm(detections.translation[ranked[i], :2] - truth.translation[wanted[j], :2], axis=1)
     near = apart < distance
-    candidates = group(i[near], j[near], 1 / (1 + apart[near]), frame[by_frame])
+    candidates = group(i[near], j[near], 1 / (1 + apart[near]), frame)
     free = np.ones((1, len(wanted)), bool)
     taken, _ = assign(candidates, candidates.overlap, free, ~free)
-    result = np.full(len(ranked), -1)
     found = taken[0] >= 0
-    result[by_frame[candidates.truth[found]]] = wanted[taken[0, found]]
-    return Matches(detections.scores[ranked], result, ranked, len(wanted))
+    result = np.full(len(ranked), -1)
+    result[candidates.truth[found]] = wanted[taken[0, found]]
+    return result
 
 
 def average_precision(precision: Array) -> float:
@@ -209,21 +240,18 @@ def _best(matches: Matches) -> int:
     return int(f1.argmax()) + 1 if right.any() else 0
 
 
-def _missed(truth: NuScenesBoxes, matches: Matches, name: str, best: int) -> Array:
-    """The samples of the ground truths that no detection among the best took."""
-    missed = np.setdiff1d(_named(truth, name), matches.truth[:best])
-    samples: Array = truth.sample[missed]
-    return samples
-
-
 def _places(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> Array:
     """Where the car is on the ground [S, 2] in each sample of the ground truth."""
     places = np.full((len(truth.samples), 2), np.nan)
-    for boxes, sample in ((detections, order[detections.sample]), (truth, truth.sample)):
-        known = np.isfinite(boxes.ego).all(axis=1)
-        places[sample[known]] = (boxes.translation - boxes.ego)[known, :2]
-    needed = np.union1d(truth.sample, order[detections.sample])
-    unknown = needed[np.isnan(places[needed, 0])]
+    needed = np.zeros(len(places), bool)
+    for boxes, number in ((detections, order), (truth, np.arange(len(places)))):
+        for first in range(0, len(boxes), PART):
+            part = slice(first, first + PART)
+            sample, ego = number[boxes.sample[part]], boxes.ego[part]
+            known = np.isfinite(ego).all(axis=1)
+            places[sample[known]] = (boxes.translation[part] - ego)[known, :2]
+            needed[sample] = True
+    unknown = np.flatnonzero(needed & np.isnan(places[:, 0]))
     if len(unknown):
         raise UsageError(
             f"the place of the car is unknown in {len(unknown)} samples, such as {truth.samples[unknown[0]]}; write "
@@ -232,14 +260,14 @@ def _places(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> Ar
     return places
 
 
-def _near(boxes: NuScenesBoxes, places: Array, order: Array) -> Array:
-    limits = np.array([RANGES[str(name)] for name in boxes.names])
-    near: Array = np.linalg.norm(boxes.translation[:, :2] - places[order[boxes.sample]], axis=1) < limits
-    return near
-
-
-def _named(boxes: NuScenesBoxes, name: str) -> Array:
-    return np.flatnonzero(boxes.names == name)
+def _near(boxes: NuScenesBoxes, places: Array, order: Array, name: str) -> Array:
+    """The boxes of a class, rising, that are near enough to the car to count."""
+    parts = [np.zeros(0, np.int64)]
+    for first in range(0, len(boxes), PART):
+        rows = first + np.flatnonzero(boxes.names[first : first + PART] == name)
+        apart = np.linalg.norm(boxes.translation[rows, :2] - places[order[boxes.sample[rows]]], axis=1)
+        parts.append(rows[apart < RANGES[name]])
+    return np.concatenate(parts)
 
 
 def _read(folder: Path) -> NuScenesBoxes:

@@ -6,10 +6,12 @@ hit from above only.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import threshold
 
 BOX, ELLIPSOID, CYLINDER, CAPSULE, PLANE = range(5)
 CHUNK = 2048
@@ -17,6 +19,9 @@ CHUNK = 2048
 
 SLACK = 1e-3
 """Relative margin around a shape's sphere, which float32 needs far from the origin."""
+
+TINY = 1e-30
+"""Seconds or metres that change nothing but a zero."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,19 +155,32 @@ def _hit(shapes: Primitives, j: Tensor, origins: Tensor, directions: Tensor) -> 
     return result
 
 
-# In a shape's own frame; the coordinates come first, so that every operation runs along memory.
+# In a shape's own frame; the coordinates come first, so that every operation runs along memory. Nothing is chosen by
+# `torch.where`, which takes as long as thirty sums: what does not hold is divided by 0.
 
 
 def _box(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    inverse = 1 / torch.where(step.abs() < 1e-12, 1e-12, step)
-    middle, half = -start * inverse, size * inverse.abs()
-    enter, leave = (middle - half).amax(dim=0), (middle + half).amin(dim=0)
-    first = torch.where(enter >= 0, enter, leave)
-    return torch.where((enter <= leave) & (leave >= 0), first, torch.inf)
+    inverse = (step + 1e-20).reciprocal_()  # so much changes nothing but zeros
+    return _slabs(-start * inverse, size * inverse.abs())
+
+
+def _cube(start: Tensor, step: Tensor) -> Tensor:
+    inverse = (step + 1e-20).reciprocal_()
+    return _slabs(-start * inverse, inverse.abs())
+
+
+def _slabs(middle: Tensor, half: Tensor) -> Tensor:
+    """The time [P] at which rays that are between pairs of planes at times `middle` +- `half`, [3, P], enter all."""
+    enter, leave = (middle - half).amax(dim=0), middle.add_(half).amin(dim=0)
+    return _only(_first(enter, leave), _holds(torch.le, enter, leave))
 
 
 def _ellipsoid(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
-    return _first(*_roots(start / size, step / size))
+    return _ball(start / size, step / size)
+
+
+def _ball(start: Tensor, step: Tensor) -> Tensor:
+    return _first(*_roots(start, step))
 
 
 def _cylinder(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
@@ -176,7 +194,7 @@ def _capsule(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
         offset = start.clone()
         offset[2] -= sign * size[1]
         roots = _roots(offset / size[0], step / size[0])
-        found += [torch.where(sign * (offset[2] + root * step[2]) >= 0, root, torch.inf) for root in roots]
+        found += [_only(root, _holds(torch.ge, sign * (offset[2] + root * step[2]), 0.0)) for root in roots]
     return _first(*found)
 
 
@@ -186,50 +204,62 @@ def _plane(start: Tensor, step: Tensor, size: Tensor) -> Tensor:
 
 def time_to_plane(height: Tensor, slope: Tensor) -> Tensor:
     """When what rises by `slope` from a height above a plane meets it from above; inf for never. Shapes broadcast."""
-    time = -height / slope.clamp(max=-1e-12)
-    return torch.where((slope < -1e-12) & (time >= 0), time, torch.inf)
+    return _only(_first(-height / slope.clamp(max=-1e-12)), _holds(torch.lt, slope, -1e-12))
 
 
 def _side(start: Tensor, step: Tensor, size: Tensor) -> list[Tensor]:
-    """Where rays meet the round sides of cylinders, twice [P]; inf for never."""
+    """Where rays meet the round sides of cylinders, twice [P]; infinite for never."""
     roots = _roots(start[:2] / size[0], step[:2] / size[0])
-    return [torch.where((start[2] + root * step[2]).abs() <= size[1], root, torch.inf) for root in roots]
+    return [_only(root, _holds(torch.le, (start[2] + root * step[2]).abs_(), size[1])) for root in roots]
 
 
 def _cap(start: Tensor, step: Tensor, size: Tensor, sign: float) -> Tensor:
-    time = (sign * size[1] - start[2]) / torch.where(step[2].abs() < 1e-12, 1e-12, step[2])
-    inside = (start[:2] + time * step[:2]).square().sum(dim=0) <= size[0].square()
-    return torch.where(inside, time, torch.inf)
+    time = (sign * size[1] - start[2]) / (step[2] + 1e-20)
+    apart = (start[:2] + time * step[:2]).square_().sum(dim=0)
+    return _only(time, _holds(torch.le, apart, size[0].square()))
 
 
 def _roots(start: Tensor, step: Tensor) -> tuple[Tensor, Tensor]:
-    """The times [P] and [P] at which start + time * step, [2 or 3, P], has length 1; inf for never.
+    """The times [P] and [P] at which start + time * step, [2 or 3, P], has length 1; infinite for never.
 
     The middle of the chord is found first: far from a small sphere the textbook formula would lose all digits.
     """
-    square = step.square().sum(dim=0).clamp(min=1e-24)
+    square = step.square().sum(dim=0).clamp_(min=1e-24)
     middle = -(start * step).sum(dim=0) / square
-    room = 1 - (start + middle * step).square().sum(dim=0)
-    half = (room.clamp(min=0) / square).sqrt()
-    middle = torch.where(room >= 0, middle, torch.inf)
+    room = 1 - (start + middle * step).square_().sum(dim=0)
+    half = (room.clamp(min=0) / square).sqrt_()
+    middle = _only(middle, _holds(torch.ge, room, 0.0))
     return middle - half, middle + half
 
 
 def _first(*times: Tensor) -> Tensor:
-    """The smallest time [P] that is not negative."""
-    result = torch.full_like(times[0], torch.inf)
-    for time in times:
-        result = torch.where(time >= 0, torch.minimum(result, time), result)
+    """The smallest time [P] that is not negative; inf where all are."""
+    result = threshold(times[0], -TINY, torch.inf)
+    for time in times[1:]:
+        result = torch.minimum(result, threshold(time, -TINY, torch.inf))
     return result
+
+
+def _holds(compare: Callable[..., Tensor], one: Tensor, other: Tensor | float) -> Tensor:
+    """1 where a comparison holds and 0 elsewhere, of the numbers' own type."""
+    return compare(one, other, out=torch.empty_like(one))
+
+
+def _only(time: Tensor, holds: Tensor) -> Tensor:
+    """The times where `holds` is 1; where it is 0 infinity, or minus infinity for what was negative."""
+    return (time + TINY).div_(holds)
 
 
 HITS = {BOX: _box, ELLIPSOID: _ellipsoid, CYLINDER: _cylinder, CAPSULE: _capsule, PLANE: _plane}
 """By kind, the distance [P], inf for never, of a start, along a direction, to shapes of sizes, all [3, P]."""
 
+UNIT_HITS = {BOX: _cube, ELLIPSOID: _ball}
+"""The same of shapes of sizes 1: what any box and ellipsoid is to a start and a direction that are divided by its."""
+
 
 def _box_normal(point: Tensor, size: Tensor) -> Tensor:
     share = point.abs() / size.clamp(min=1e-9)
-    return torch.where(share == share.amax(dim=0), point.sign(), 0.0)
+    return _holds(torch.eq, share, share.amax(dim=0)).mul_(point.sign())
 
 
 def _ellipsoid_normal(point: Tensor, size: Tensor) -> Tensor:

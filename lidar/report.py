@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,9 +68,9 @@ class Evaluation:
 
 def frame_errors(names: Sequence[str], missed: Array, wrong: Array) -> list[FrameError]:
     """The frames with errors, worst first, from the frame of each missed object and of each wrong detection."""
-    lost: Counter[int] = Counter(missed.tolist())
-    false: Counter[int] = Counter(wrong.tolist())
-    rows = [FrameError(names[i], lost[i] + false[i], lost[i], false[i]) for i in {*lost, *false}]
+    lost, false = (np.bincount(numbers, minlength=len(names)) for numbers in (missed, wrong))
+    counts = ((n, int(lost[n]), int(false[n])) for n in np.flatnonzero(lost + false).tolist())
+    rows = [FrameError(names[n], many + more, many, more) for n, many, more in counts]
     return sorted(rows, key=lambda row: (-row.error, row.frame))
 
 

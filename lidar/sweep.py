@@ -63,7 +63,8 @@ def take_sweep(
     frames = pose(np.asarray(start + times[::lasers]))
     firsts = [part[0] for part in np.array_split(np.arange(columns), min(SECTORS, columns))]
     worlds = [world(float(start + times[first * lasers])) for first in firsts]
-    distance, index, facing = (values.flatten().numpy() for values in cast_fans(worlds, sensor_fans(sensor, frames)))
+    hits = cast_fans(worlds, sensor_fans(sensor, frames))
+    distance, index, facing = (values.flatten().numpy() for values in (hits.distance, hits.index, hits.facing()))
     seen = np.flatnonzero(index >= 0)
     light, falls = albedo[index[seen]], np.minimum(1, BRIGHT / distance[seen])
     signal = light * facing[seen] * falls

@@ -7,6 +7,7 @@ zones are known, a column `overlap_with_nlz`, which are ours.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def read_waymo_boxes(path: Path) -> WaymoBoxes:
         )
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
-    frames = tuple(f"{s}/{t}" for s, t in zip(columns[SEGMENT].tolist(), columns[TIMESTAMP].tolist(), strict=True))
+    keys = zip(columns[SEGMENT].tolist(), columns[TIMESTAMP].tolist(), strict=True)
+    frames = tuple(sys.intern(f"{segment}/{timestamp}") for segment, timestamp in keys)  # one text for many boxes
     tracks = tuple(map(str, columns[OBJECT].tolist())) if OBJECT in columns else ("",) * count
     points = _whole(columns.get(POINTS), count, -1)
     difficulty = _whole(columns.get(DIFFICULTY), count, 0)

@@ -8,16 +8,18 @@ and the detections whose own centres lie in it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from robovision.errors import UsageError
+from robovision.lidar.argoverse import select
 from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.boxes import PAIRS, paired_iou_3d, to_tensor
-from robovision.lidar.kitti_matching import pairs_within_frames
+from robovision.lidar.kitti_matching import blocks, pairs_within_frames
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, read_waymo_boxes
 from robovision.types import Array, Metric
@@ -48,12 +50,17 @@ class Counts:
         heading: [C], the sum over matches of 1 - error/pi.
         wrong: [C], detections without match outside of no-label zones.
         missed: [2, C], ground truth without match up to each level.
+        count: [2], ground truth up to each level.
     """
 
     right: Array
     heading: Array
     wrong: Array
     missed: Array
+    count: Array
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 def evaluate(truth: Path, detections: Path) -> Evaluation:
@@ -76,6 +83,7 @@ def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
     check_frames("frames", set(truth.frames), set(detections.frames) | set(truth.frames))
     names = sorted(set(truth.frames))
     number = {name: n for n, name in enumerate(names)}
+    truths, found = (_Framed.of(boxes, number) for boxes in (truth, detections))
     metrics: list[Metric] = []
     curves: list[Curve] = []
     missed: list[Array] = []
@@ -84,21 +92,26 @@ def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
     ranges: list[Metric] = []
     for label, name in enumerate(CLASSES):
         for ring, limits in RANGES.items():
-            part = _Type.of(truth, detections, number, label, limits)
-            counts = part.count()
+            zero = np.zeros(len(CUTOFFS))
+            counts = Counts(zero, zero, zero, np.zeros((len(LEVELS), len(CUTOFFS))), np.zeros(len(LEVELS), np.int64))
+            for part in _parts(truths, found, label, limits):
+                counts = counts + part.count()
             for k, level in enumerate(LEVELS):
                 curve, values = _precision(counts, k)
-                count = int((part.level <= level).sum())
-                found = [Metric(f"{kind}/{name}{ring}/L{level}", v, "1", count=count) for kind, v in values.items()]
-                (ranges if ring else metrics).extend(found)
+                count = int(counts.count[k])
+                more = [Metric(f"{kind}/{name}{ring}/L{level}", v, "1", count=count) for kind, v in values.items()]
+                (ranges if ring else metrics).extend(more)
                 if not ring:
                     curves.append(Curve(f"{name}/L{level}", *curve))
                 if not ring and name in AVERAGED:
                     for kind, value in values.items():
                         means[f"m{kind}/L{level}"].append(value)
             if not ring:
-                for frames, more in zip((missed, wrong), part.errors(counts), strict=True):
-                    frames.append(more)
+                best = _best(counts)
+        for part in _parts(truths, found, label, RANGES[""]):
+            lost, false = part.errors(best)
+            missed.append(lost)
+            wrong.append(false)
     headline = [Metric(name, float(np.mean(values)), "1", count=len(truth.frames)) for name, values in means.items()]
     worst = frame_errors(names, np.concatenate(missed), np.concatenate(wrong))
     return Evaluation("waymo", [*headline, *metrics, *ranges], curves, worst)
@@ -137,11 +150,48 @@ def average_precision(precision: Array, recall: Array) -> float:
     return float(((r[:-1] - r[1:]) * (p[:-1] + p[1:]) / 2).sum())
 
 
-@dataclass(frozen=True, eq=False)
-class _Type:
-    """One type of object: G ground truths and D detections, each with its frame, rising, and P pairs that may match.
+def _best(counts: Counts) -> int:
+    """The number of the cutoff at which F1 is best."""
+    f1 = 2 * counts.right / np.maximum(2 * counts.right + counts.wrong + counts.missed[-1], 1)
+    return int(f1.argmax())
 
-    `judged`, bool [D], holds for detections outside of no-label zones: those that are wrong without a match.
+
+@dataclass(frozen=True, eq=False)
+class _Framed:
+    """Boxes, and the number of the frame, int64 [N], that each is in."""
+
+    boxes: WaymoBoxes
+    frame: Array
+
+    @classmethod
+    def of(cls, boxes: WaymoBoxes, number: dict[str, int]) -> _Framed:
+        return cls(boxes, np.fromiter((number[name] for name in boxes.frames), np.int64, len(boxes.frames)))
+
+    def rows(self, label: int, limits: tuple[float, float]) -> Array:
+        """The boxes of a type whose centres are as far away as a range says, by their frames."""
+        rows = np.flatnonzero(self.boxes.boxes.labels == label)
+        far = np.linalg.norm(self.boxes.boxes.centers[rows], axis=1)
+        rows = rows[(limits[0] <= far) & (far < limits[1])]
+        ordered: Array = rows[np.argsort(self.frame[rows], kind="stable")]
+        return ordered
+
+
+def _parts(truth: _Framed, detections: _Framed, label: int, limits: tuple[float, float]) -> Iterator[_Part]:
+    """A few frames at a time, what is matched of one type in one range."""
+    wanted, chosen = truth.rows(label, limits), detections.rows(label, limits)
+    wanted = wanted[truth.boxes.points[wanted] != 0]
+    frames = truth.frame[wanted], detections.frame[chosen]
+    for first, last in blocks(*frames):
+        here, there = (slice(*np.searchsorted(numbers, (first, last))) for numbers in frames)
+        yield _Part.of(truth, detections, (wanted[here], chosen[there]), OVERLAPS[CLASSES[label]])
+
+
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One type of object in a few frames: G ground truths and D detections, each with its frame, and P pairs of both.
+
+    The frames rise; the pairs may match. `judged`, bool [D], holds for detections outside of no-label zones: those
+    that are wrong without a match.
     """
 
     truth_frame: Array
@@ -155,35 +205,27 @@ class _Type:
     heading: Array
 
     @classmethod
-    def of(
-        cls,
-        truth: WaymoBoxes,
-        detections: WaymoBoxes,
-        number: dict[str, int],
-        label: int,
-        limits: tuple[float, float],
-    ) -> _Type:
-        minimum = OVERLAPS[CLASSES[label]]
-        level = np.where(truth.difficulty > 0, truth.difficulty, 1 + (truth.points <= FEW_POINTS) * (truth.points >= 0))
-        frame, chosen = _of_type(truth, number, _within(truth, label, limits) & (truth.points != 0))
-        other, found = _of_type(detections, number, _within(detections, label, limits))
+    def of(cls, truth: _Framed, detections: _Framed, rows: tuple[Array, Array], minimum: float) -> _Part:
+        wanted, chosen = rows
+        frame, other = truth.frame[wanted], detections.frame[chosen]
+        points, difficulty = truth.boxes.points[wanted], truth.boxes.difficulty[wanted]
+        level = np.where(difficulty > 0, difficulty, 1 + (points <= FEW_POINTS) * (points >= 0))
         i, j = pairs_within_frames(frame, other)
-        a, b = to_tensor(truth.boxes)[chosen], to_tensor(detections.boxes)[found]
+        a, b = (to_tensor(select(x.boxes.boxes, part)) for x, part in ((truth, wanted), (detections, chosen)))
         parts = [paired_iou_3d(a[i[k : k + PAIRS]], b[j[k : k + PAIRS]]) for k in range(0, len(i), PAIRS)]
         overlap = torch.cat([torch.zeros(0, dtype=torch.float64), *parts]).numpy()
         near = overlap >= minimum
         i, j = i[near], j[near]
         turn = (a[i, 6] - b[j, 6]).numpy()
         heading = 1 - np.abs((turn + np.pi) % (2 * np.pi) - np.pi) / np.pi
-        assert detections.boxes.scores is not None
-        scores = detections.boxes.scores[found]
-        zones = detections.unlabelled
-        judged = np.ones(len(found), bool) if zones is None else ~zones[found]
-        return cls(frame, level[chosen], other, scores, judged, i, j, overlap[near], heading)
+        assert detections.boxes.boxes.scores is not None
+        scores, zones = detections.boxes.boxes.scores[chosen], detections.boxes.unlabelled
+        judged = np.ones(len(chosen), bool) if zones is None else ~zones[chosen]
+        return cls(frame, level, other, scores, judged, i, j, overlap[near], heading)
 
     def count(self) -> Counts:
         """The sums at every cutoff."""
-        above = (self.scores[self.judged, None] >= CUTOFFS).sum(axis=0)
+        above = self.judged.sum() - np.searchsorted(np.sort(self.scores[self.judged]), CUTOFFS)
         # Matching changes only where a detection comes in, so each group is matched once for each of its scores.
         right, heading, spared = (np.zeros(len(CUTOFFS)) for _ in range(3))
         found = np.zeros((len(LEVELS), len(CUTOFFS)))
@@ -195,12 +237,10 @@ class _Type:
             for k, level in enumerate(LEVELS):
                 found[k, at] += np.count_nonzero(self.level[self.i[pairs]] <= level)
         total = np.array([np.count_nonzero(self.level <= level) for level in LEVELS])
-        return Counts(right, heading, above - (right - spared), total[:, None] - found)
+        return Counts(right, heading, above - (right - spared), total[:, None] - found, total)
 
-    def errors(self, counts: Counts) -> tuple[Array, Array]:
-        """The frames of missed ground truth and of wrong detections at the cutoff where F1 is best."""
-        f1 = 2 * counts.right / np.maximum(2 * counts.right + counts.wrong + counts.missed[-1], 1)
-        best = int(f1.argmax())
+    def errors(self, best: int) -> tuple[Array, Array]:
+        """The frames of missed ground truth and of wrong detections at a cutoff, given by its number."""
         matched = [pairs for pairs, first, last in self._matchings() if first <= best < last]
         pairs = np.concatenate([np.zeros(0, np.int64), *matched])
         missed = np.setdiff1d(np.arange(len(self.truth_frame)), self.i[pairs])
@@ -223,21 +263,6 @@ class _Type:
                     result.append((present[matched], last, int(cutoff)))
                     last = int(cutoff)
         return result
-
-
-def _within(boxes: WaymoBoxes, label: int, limits: tuple[float, float]) -> Array:
-    """The boxes of a type whose centres are as far away as a range says."""
-    far = np.linalg.norm(boxes.boxes.centers, axis=1)
-    wanted: Array = (boxes.boxes.labels == label) & (limits[0] <= far) & (far < limits[1])
-    return wanted
-
-
-def _of_type(boxes: WaymoBoxes, number: dict[str, int], wanted: Array) -> tuple[Array, Array]:
-    """The frames, rising, and indices of the wanted boxes."""
-    index = np.flatnonzero(wanted)
-    frame = np.array([number[boxes.frames[k]] for k in index], np.int64)
-    order = np.argsort(frame, kind="stable")
-    return frame[order], index[order]
 
 
 def _read_detections(folder: Path) -> WaymoBoxes:

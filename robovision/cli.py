@@ -14,12 +14,15 @@ from robovision.commands import (
     Command,
     bench,
     demonstrations,
+    detectors,
     doctor,
     keypoints,
     lidar,
     policies,
     pretrain,
+    reinforcement,
     symmetry,
+    use,
     weights,
 )
 from robovision.errors import UsageError, unknown
@@ -29,12 +32,15 @@ HELP = """usage: robovision COMMAND [OPTIONS]
 robovision: robotics perception by symmetry.
 
 commands:
-  train      train a control policy from pixels
+  train      train a control policy from pixels by behaviour cloning
+  rl         train a control policy from pixels by reinforcement learning
   evaluate   play episodes with a trained policy
+  export     write a policy as ONNX or a torch program
+  push       upload a policy to the Hugging Face Hub
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   keypoints  extract, match, evaluate, export and train keypoints
-  lidar      evaluate detectors on point clouds, simulate a LiDAR, view clouds
+  lidar      detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
   symmetry   how an encoder answers when the image moves or turns
   bench      measure speed on this machine
@@ -50,10 +56,13 @@ GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP
 
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
+    **reinforcement.COMMANDS,
+    **use.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,
     **lidar.COMMANDS,
+    **detectors.COMMANDS,
     **weights.COMMANDS,
     **symmetry.COMMANDS,
     **bench.COMMANDS,

@@ -12,6 +12,8 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.run import Run
 
+EXPLODED = 1e6
+"""A loss from which no training comes back; they start near 1."""
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
 
@@ -33,19 +35,25 @@ def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float] = (0
 
 
 def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, norm: float) -> None:
-    """One step against the gradient of a loss, clipped to a norm, at this learning rate."""
+    """One step against the gradient of a loss, clipped to a norm, at this learning rate.
+
+    Raises:
+        UsageError: if the gradient is not finite; the weights then stay as they were.
+    """
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(model.parameters(), norm)
+    found = nn.utils.clip_grad_norm_(model.parameters(), norm)
+    if not found.isfinite():
+        raise UsageError(f"the norm of the gradient is {found.item()}; the last checkpoint is intact")
     for group in optimizer.param_groups:
         group["lr"] = rate
     optimizer.step()
 
 
 def check_loss(loss: Tensor, step: int, remedy: str) -> None:
-    """Raise UsageError for a loss that is not finite; `remedy` says which options to try."""
-    if not loss.isfinite():
-        raise UsageError(f"the loss is {loss.item()} at step {step}; the last checkpoint is intact. Try {remedy}")
+    """Raise UsageError for a loss that is not finite or has exploded; `remedy` says which options to try."""
+    if not loss < EXPLODED:
+        raise UsageError(f"the loss is {loss.item():g} at step {step}; the last checkpoint is intact. Try {remedy}")
 
 
 def save(
@@ -56,18 +64,27 @@ def save(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     keep: bool = False,
+    average: nn.Module | None = None,
 ) -> None:
     """Write the checkpoint of a step; `keep` keeps its model for good.
+
+    With a moving average of the weights, that is the checkpoint's model, and beside it lie the weights in training.
 
     Raises:
         UsageError: if it can't be written; the checkpoints before it stay intact.
     """
-    tensors = {"model": model.state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    tensors = {"model": (average or model).state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    if average is not None:
+        tensors["trained"] = model.state_dict()
     run.save(step, {"curve": curve, "seconds": seconds}, tensors, keep)
 
 
-def restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[dict[str, float]], float]:
+def restore(
+    run: Run, model: nn.Module, optimizer: torch.optim.Optimizer, average: nn.Module | None = None
+) -> tuple[int, list[dict[str, float]], float]:
     """The newest checkpoint into model and optimiser; its step, curve and seconds, or nothing before the first.
+
+    With a moving average of the weights, that gets the checkpoint's model.
 
     Raises:
         UsageError: if it is damaged or of another model.
@@ -75,7 +92,9 @@ def restore(run: Run, model: nn.Module, optimizer: torch.optim.Optimizer) -> tup
     checkpoint = run.latest()
     if checkpoint is None:
         return 0, [], 0.0
-    weights.assign(model, checkpoint.tensors("model"), str(checkpoint.path))
+    weights.assign(average or model, checkpoint.tensors("model"), str(checkpoint.path))
+    if average is not None:
+        weights.assign(model, checkpoint.tensors("trained"), str(checkpoint.path))
     load_optimizer(optimizer, checkpoint.tensors("optimizer"))
     return checkpoint.step, checkpoint.state["curve"], checkpoint.state["seconds"]
 

@@ -14,14 +14,27 @@ from torch import Tensor, nn
 
 from robovision.encoders.base import Encoder
 from robovision.encoders.build import build
+from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn, SpatialPrior
+from robovision.encoders.lookhere import LookHere
 from robovision.encoders.names import ENCODERS
+from robovision.encoders.nat import NAT, NATSize
 from robovision.encoders.resnet import ResNet50
+from robovision.encoders.smoe import SMoE, SpatialMixture
+from robovision.encoders.strek import StrekEncoder
+from robovision.encoders.swin import Swin, SwinSize
 from robovision.encoders.vit import PatchEmbed, ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
 from robovision.keypoints.detector import Detector
 from robovision.keypoints.strek_config import DetectorOptions
+from robovision.symmetry.aliasfree import (
+    FilteredActivation,
+    IdealDownsample,
+    IdealUpsample,
+    KaiserDownsample,
+    KaiserUpsample,
+)
 from robovision.symmetry.claims import Symmetry, check, declared, whole
 from robovision.symmetry.data import Items, Points, Same
 from robovision.symmetry.groupconv import FieldNorm, GroupMax, LiftingConv, PlaneGroup, RegularConv
@@ -49,14 +62,32 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "PatchEmbed": lambda: (PatchEmbed(32, 8, bias=True), image(64)),
     "ViT": lambda: (ViT(SMALL, 8, 64), image(64)),
     "ViT with CoIn": lambda: (ViT(SMALL, 8, 64, CoIn(32, stem=4, gamma=1.0)), image(64)),
+    "SpatialPrior, alias-free": lambda: (SpatialPrior(16, 4, quarter_map=False, aliasfree=True), image(160)),
+    "LookHere": lambda: (LookHere(ViTSize(48, 2, 12), 8, scale=1.0), image(64)),
+    "NAT": lambda: (NAT(NATSize(16, 2, (1, 1), 2, kernel=3)), image(96)),
+    "SMoE": lambda: (SMoE(64), image(64)),
+    "SpatialMixture": lambda: (SpatialMixture(3, 2, (12, 12)), image(12)),
+    "Swin": lambda: (Swin(SwinSize(8, 2, (2, 2), window=4)), image(64)),
+    "CoSwin": lambda: (Swin(SwinSize(8, 2, (2, 2), window=4), branch=True), image(64)),
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
+    "CNN": lambda: (CNN(), image(6 * 16)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
+    "S-TREK encoder": lambda: (StrekEncoder(), image(128)),
     "LiftingConv C8": lambda: (LiftingConv(C8, 3, 2, 5), image(24)),
     "LiftingConv D4": lambda: (LiftingConv(D4, 3, 2, 5), image(24)),
     "RegularConv C8": lambda: (RegularConv(C8, 2, 3, 3), image(24, 16)),
     "RegularConv D4": lambda: (RegularConv(D4, 2, 3, 3), image(24, 16)),
     "FieldNorm": lambda: (FieldNorm(D4, 2), image(24, 16)),
     "GroupMax": lambda: (GroupMax(D4), image(24, 16)),
+    "IdealUpsample": lambda: (IdealUpsample(), image(20)),
+    "IdealDownsample": lambda: (IdealDownsample(), image(20)),
+    "KaiserUpsample, circular": lambda: (KaiserUpsample(border="circular"), image(20)),
+    "KaiserDownsample, zeros": lambda: (KaiserDownsample(), image(20)),
+    "FilteredActivation": lambda: (FilteredActivation(nn.functional.silu), image(20) - 0.5),
+    "FilteredActivation, Kaiser": lambda: (
+        FilteredActivation(nn.functional.silu, filter="kaiser", border="circular"),
+        image(20) - 0.5,
+    ),
     "S-TREK detector C8": lambda: (Detector(DETECTOR), image(30, 1)),
     "S-TREK descriptor": lambda: (Descriptor(), torch.cat([image(32, 1), image(33, 1)[..., 1:, 1:]])),
 }
@@ -72,7 +103,9 @@ def test_every_model_keeps_its_word(name: str) -> None:
 def test_every_encoder_declares_something_that_is_tested() -> None:
     tested = {type(make()[0]) for make in CASES.values()}
     with torch.device("meta"):
-        kinds = {type(build(name, 224)) for name in ENCODERS}
+        kinds = {
+            type(build(name, 224)) for name in {spec.architecture: name for name, spec in ENCODERS.items()}.values()
+        }
     assert all(issubclass(kind, Encoder) for kind in kinds)
     assert kinds <= tested
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 import torch
 
-from robovision.agents.clips import Clips, histories, random_shift
+from robovision.agents.clips import Clips, Drawing, random_shift
+from robovision.agents.policy import histories
 from robovision.envs import make
 from robovision.envs.demos import (
     Demonstrations,
@@ -304,27 +305,27 @@ def test_wrong_options_are_said() -> None:
 
 
 def test_every_frame_is_drawn_equally_often() -> None:
-    clips = Clips(fake_demonstrations(3, 9), history=1, clip=4, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(3, 9), Drawing(clip=4))
     counts = torch.zeros(2, 9)
     for step in range(400):
         batch = clips.batch(step, 16)
         where = batch.proprioception.long()
         counts.index_put_((where[:, 0], where[:, 1]), torch.ones(len(where)), accumulate=True)
-        assert torch.equal(batch.actions[:, 0], batch.proprioception[:, 1])
+        assert torch.equal(batch.actions[:, 0, 0], batch.proprioception[:, 1])
     drawn = torch.cat([counts[0, :3], counts[1]])
     assert counts[0, 3:].sum() == 0
     assert float(drawn.std() / drawn.mean()) < 0.05
 
 
 def test_a_batch_depends_on_seed_and_step_alone() -> None:
-    one, other = (Clips(fake_demonstrations(30, 20), 3, 4, 1, seed=2) for _ in range(2))
+    one, other = (Clips(fake_demonstrations(30, 20), Drawing(history=3, clip=4, shift=1, seed=2)) for _ in range(2))
     one.batch(0, 4)
     assert torch.equal(one.batch(7, 4).frames, other.batch(7, 4).frames)
     assert not torch.equal(one.batch(8, 4).frames, other.batch(7, 4).frames)
 
 
 def test_histories_are_the_frames_before_and_the_first_repeats() -> None:
-    clips = Clips(fake_demonstrations(6), history=3, clip=2, shift=0, seed=0)
+    clips = Clips(fake_demonstrations(6), Drawing(history=3, clip=2))
     for step in range(50):
         batch = clips.batch(step, 3)
         embedded = batch.frames[:, :, 0, 0, 0, None].float() / 10
@@ -355,4 +356,4 @@ def test_nan_in_demonstrations_is_named() -> None:
         demos = fake_demonstrations(3, 4)
         getattr(demos, name)[5] = np.nan
         with pytest.raises(UsageError, match=f"demonstration 1 has {name} that are NaN"):
-            Clips(demos, 1, 1, 0, 0)
+            Clips(demos, Drawing())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -81,7 +82,8 @@ def test_points_are_drawn_apart_and_the_policy_is_not_masked() -> None:
     distance = torch.cdist(places, places) + 100 * torch.eye(20)
     assert distance.min() > 6
     whole = (logits / options.temperature).flatten(1).log_softmax(1)
-    assert torch.allclose(draws.log_probabilities, whole.gather(1, draws.cells))
+    assert torch.allclose(draws.log_policy, whole)
+    assert torch.allclose(draws.visits.sum(1), torch.full((3,), 20.0), rtol=1e-4)
 
 
 def test_drawing_stops_when_the_points_cover_the_probability() -> None:
@@ -95,9 +97,24 @@ def test_drawing_stops_when_the_points_cover_the_probability() -> None:
 def test_the_frequency_of_draws_is_the_softmax() -> None:
     logits = torch.tensor([[[0.0, 0.05], [0.1, 0.15]]]).repeat(4000, 1, 1)
     options = SamplingOptions(temperature=0.05, radius=6, most=1)
-    cells = draw(logits, options, generator()).cells[:, 0]
+    draws = draw(logits, options, generator())
     expected = torch.softmax(torch.arange(4.0), 0)
-    assert torch.allclose(torch.bincount(cells, minlength=4) / 4000, expected, atol=0.03)
+    assert torch.allclose(torch.bincount(draws.cells[:, 0], minlength=4) / 4000, expected, atol=0.03)
+    assert torch.allclose(draws.visits[0], expected)
+
+
+@pytest.mark.parametrize("sampler", ["sequential", "grid"])
+def test_visits_are_the_mean_of_draws(sampler: Literal["sequential", "grid"]) -> None:
+    logits = torch.rand(1, 6, 8, generator=generator(1)).repeat(4000, 1, 1)
+    draws = draw(logits, SamplingOptions(sampler=sampler, temperature=0.3, radius=1, most=4), generator())
+    seen = torch.bincount(draws.cells.flatten(), minlength=48) / 4000
+    assert torch.allclose(draws.visits.mean(0), seen, atol=0.03)
+    assert seen.max() > 0.2
+
+
+def test_a_sequence_ends_where_nothing_is_left() -> None:
+    draws = draw(torch.zeros(2, 5, 5), SamplingOptions(radius=6, most=3), generator())
+    assert draws.drawn.tolist() == [[True]] * 2
 
 
 def test_the_grid_draws_one_in_each_cell_and_top_k_the_strongest() -> None:
@@ -235,6 +252,14 @@ def test_keypoints_are_complete_and_bounded(leaf: Tensor, extractor: Strek) -> N
     assert found.uncertainties is not None and (found.uncertainties > 0).all()
 
 
+def test_strips_give_what_the_whole_gives(leaf: Tensor, extractor: Strek, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = extractor.extract(leaf.numpy())
+    monkeypatch.setattr("robovision.keypoints.strek.STRIP", 160 * 37)
+    pieces = extractor.extract(leaf.numpy())
+    assert np.abs(pieces.xy - whole.xy).max() < 1e-3
+    assert np.abs(pieces.scores - whole.scores).max() < 1e-5
+
+
 def test_several_scales_find_larger_things(leaf: Tensor) -> None:
     torch.manual_seed(0)
     several = Strek(Detector(DetectorOptions()), Descriptor(), ExtractorOptions(multi_scale=True))
@@ -242,6 +267,10 @@ def test_several_scales_find_larger_things(leaf: Tensor) -> None:
     found = several.extract(large)
     assert found.scales is not None
     assert len(np.unique(found.scales)) == 3
+    turned = several.extract(np.ascontiguousarray(np.rot90(large)))
+    there = np.stack([found.xy[:, 1], 319 - found.xy[:, 0]], 1)
+    distance = np.linalg.norm(there[:, None] - turned.xy[None], axis=2)
+    assert (distance.min(1) < 0.05).mean() > 0.99
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (23, 300)])

@@ -2,16 +2,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from robovision import Boxes3D
+from robovision.bench import lidar_memory
 from robovision.cli import main
 from robovision.errors import UsageError
-from robovision.lidar import flow_metric, nuscenes_metric, waymo_metric
+from robovision.lidar import flow_metric, kitti_matching, nuscenes_metric, waymo_metric
 from robovision.lidar.argoverse import read_feather, read_sweep
 from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.evaluate import evaluate
@@ -195,6 +198,30 @@ def flow_truth() -> FlowTruth:
     flow = np.array([[1, 0, 0], [0, 0, 0], [0.1, 0, 0], [5, 5, 5], [0, 0, 1]], np.float32)
     masks = ([1, 1, 0, 0, 0], [1, 0, 0, 0, 1], [1, 1, 1, 0, 1])
     return FlowTruth(flow, *(np.array(mask, bool) for mask in masks))
+
+
+@pytest.mark.parametrize(("made", "metric"), [("nuscenes", nuscenes_metric), ("waymo", waymo_metric)])
+def test_memory_beside_the_boxes_hardly_grows_with_the_frames(
+    made: str, metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kitti_matching, "BLOCK", 256)
+    monkeypatch.setattr(nuscenes_metric, "PART", 256)
+    held, beside, numbers = [], [], []
+    for frames in (20, 60, 240):
+        tracemalloc.start()
+        both = getattr(lidar_memory, made)(frames)
+        held.append(tracemalloc.get_traced_memory()[0])
+        tracemalloc.reset_peak()
+        numbers.append(values(metric.score(*both)))
+        beside.append(tracemalloc.get_traced_memory()[1] - held[-1])
+        tracemalloc.stop()
+    assert held[2] - held[1] > 5e5
+    assert beside[2] - beside[1] < 0.3 * (held[2] - held[1])
+    monkeypatch.setattr(kitti_matching, "BLOCK", 1 << 20)
+    monkeypatch.setattr(nuscenes_metric, "PART", 1 << 20)
+    whole = values(metric.score(*both))
+    assert whole == pytest.approx(numbers[-1], abs=1e-12)
+    assert 0.05 < np.median([value for name, value in whole.items() if name.startswith("AP/")]) < 0.95
 
 
 def test_flow_by_hand(tmp_path: Path) -> None:

@@ -221,8 +221,24 @@ def test_wrong_nuscenes_boxes_are_named(tmp_path: Path, change: dict[str, object
     (tmp_path / "a.json").write_text('{"results": {')
     with pytest.raises(UsageError, match="cut off"):
         read_nuscenes_boxes(tmp_path / "a.json")
-    (tmp_path / "a.json").write_text("[]")
-    with pytest.raises(UsageError, match="must hold"):
+    for content in (
+        "[]",
+        "{}",
+        '{"results": []}',
+        '{"results": {}} {}',
+        '{"results" {}}',
+        '{"results": {,}}',
+        "{1: 2}",
+        "",
+    ):
+        (tmp_path / "a.json").write_text(content)
+        with pytest.raises(UsageError, match="must hold"):
+            read_nuscenes_boxes(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"results": {"s": [1]}}')
+    with pytest.raises(UsageError, match="sample s: its boxes must be a list of objects"):
+        read_nuscenes_boxes(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text('{"results": {"s": [], "t": [], "s": []}}')
+    with pytest.raises(UsageError, match="sample s is there twice"):
         read_nuscenes_boxes(tmp_path / "a.json")
 
 

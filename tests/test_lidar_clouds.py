@@ -110,6 +110,21 @@ def test_the_wrong_stride_is_told_from_a_cut(tmp_path: Path) -> None:
         read_cloud(tmp_path / "a.bin")
 
 
+def test_a_stride_that_fits_by_chance_is_told_by_the_numbers(tmp_path: Path) -> None:
+    points = np.random.default_rng(0).uniform(2, 50, (20, 5)).astype("<f4")
+    points[:, 3:] = 200, 7
+    points.tofile(tmp_path / "a.bin")
+    with pytest.raises(UsageError, match=r"reflectance, lies in 0\.\.1, got .* name the file \.pcd\.bin"):
+        read_cloud(tmp_path / "a.bin")
+    points[:, 3] = 0.5
+    points.tofile(tmp_path / "a.pcd.bin")
+    assert len(read_cloud(tmp_path / "a.pcd.bin")) == 20
+    points[:, 4] = 0.25
+    points.tofile(tmp_path / "a.pcd.bin")
+    with pytest.raises(UsageError, match=r"fifth number of a point is that of its laser.* name the file \.bin"):
+        read_cloud(tmp_path / "a.pcd.bin")
+
+
 def test_points_that_are_not_finite_are_left_out_with_a_warning(tmp_path: Path) -> None:
     rows = np.array([[1, 2, 3, 0.5], [np.nan, 0, 0, 0], [0, np.inf, 0, 0.25], [4, 5, 6, 1]], np.float32)
     (tmp_path / "a.bin").write_bytes(rows.tobytes())
@@ -122,7 +137,7 @@ def test_points_that_are_not_finite_are_left_out_with_a_warning(tmp_path: Path) 
 
 def test_intensity_of_another_scale_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(np.array([[1, 2, 3, 200]], np.float32).tobytes())
-    with pytest.raises(UsageError, match=r"a\.bin: PointCloud.intensity must lie in 0\.\.1, got 200"):
+    with pytest.raises(UsageError, match=r"a\.bin: .*reflectance, lies in 0\.\.1, got 200; divide"):
         read_cloud(tmp_path / "a.bin")
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from robovision.errors import UsageError
-from robovision.lidar import kitti_counts
+from robovision.lidar import kitti_matching
 from robovision.lidar.boxes import bev_iou, iou_3d, rectangle_coverage, rectangle_iou
 from robovision.lidar.kitti_counts import CLASSES, DIFFICULTIES, sample_thresholds
 from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects
@@ -179,7 +179,7 @@ def test_frames_count_the_same_a_few_at_a_time(tmp_path: Path, monkeypatch: pyte
     found = [f"{FOUND[:-3]}{n / 20}\n{FOUND.replace('100', '60')[:-3]}{n / 25}" for n in range(1, 12)]
     at_once = scores(tmp_path, [CAR] * len(found), found)
     assert 0 < at_once["Car_3d/moderate_R40"] < 100
-    monkeypatch.setattr(kitti_counts, "BLOCK", 5)
+    monkeypatch.setattr(kitti_matching, "BLOCK", 5)
     assert scores(tmp_path, [CAR] * len(found), found) == at_once
 
 
@@ -276,7 +276,7 @@ def test_loose_overlaps_come_behind_the_benchmarks(tmp_path: Path) -> None:
 def test_memory_beside_the_objects_does_not_grow_with_the_frames(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kitti_counts, "BLOCK", 128)
+    monkeypatch.setattr(kitti_matching, "BLOCK", 128)
     found = [f"{FOUND[:-3]}0.{n:03d}\n" * 10 for n in range(1, 601)]
     held, beside = [], []
     for frames in (75, 150, 600):

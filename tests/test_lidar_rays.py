@@ -64,7 +64,8 @@ def tilted_fans(count: int, seed: int) -> Fans:
 def test_fans_hit_what_single_rays_hit(seed: int) -> None:
     worlds = [shapes_of(*random_model(60, n)) for n in (seed, seed + 10)]
     fans = tilted_fans(401, seed)
-    distance, index, facing = cast_fans(worlds, fans)
+    hits = cast_fans(worlds, fans)
+    distance, index, facing = hits.distance, hits.index, hits.facing()
     ways = fans.elevations.cos()[:, None] * fans.ahead[:, None] + fans.elevations.sin()[:, None] * fans.up[:, None]
     for shapes, part in zip(worlds, (slice(0, 201), slice(201, 401)), strict=True):
         rays, starts = ways[part].reshape(-1, 3), fans.origin[part].repeat_interleave(48, dim=0)
@@ -82,10 +83,10 @@ def test_fans_hit_what_single_rays_hit(seed: int) -> None:
 def test_fans_in_an_empty_world_hit_nothing() -> None:
     plane = shapes_of(*random_model(0, 0))
     nothing = Primitives(*(values[:0] for values in (plane.kind, plane.center, plane.rotation, plane.size)))
-    distance, index, facing = cast_fans([nothing], tilted_fans(5, 0))
-    assert distance.isinf().all()
-    assert (index == -1).all()
-    assert (facing == 0).all()
+    hits = cast_fans([nothing], tilted_fans(5, 0))
+    assert hits.distance.isinf().all()
+    assert (hits.index == -1).all()
+    assert (hits.facing() == 0).all()
 
 
 def test_open3d_agrees_with_both() -> None:

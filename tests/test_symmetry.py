@@ -229,7 +229,7 @@ def test_a_run_is_inspected_without_its_coin_too(
     ("arguments", "message"),
     [
         (["vit-tyni"], "nearest: vit-tiny"),
-        (["resnet50"], "has no tokens to follow from block to block"),
+        (["vit-tiny", "--on", "sweep.bin"], "vit-tiny sees images, and sweep.bin is a point cloud"),
         (["vit-tiny", "--image", "none.png"], "there is no image none.png"),
         (["vit-tiny", "--image", "pyproject.toml"], "is no readable image"),
         (["vit-tiny", "--size", "50"], "--size must be a multiple of the patch"),

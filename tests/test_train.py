@@ -20,10 +20,11 @@ from torch import nn
 
 from robovision import weights
 from robovision.agents import clips
+from robovision.agents.agent import find_step
 from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
 from robovision.agents.evaluate import GROUP, Outcome, evaluate
-from robovision.agents.policy import History, Policy, make_policy
-from robovision.agents.report import evaluate_run, find_step
+from robovision.agents.policy import History, Policy, histories, make_policy
+from robovision.agents.report import evaluate_run
 from robovision.agents.train import Training
 from robovision.agents.video import FAILED, SOLVED, mosaic
 from robovision.encoders.checkpoints import load_pretrained
@@ -70,7 +71,7 @@ def test_a_run_leaves_what_it_promises(finished: Run) -> None:
 
 
 def test_a_learned_episode_can_be_found_again(finished: Run) -> None:
-    again = evaluate(finished, TINY, STEPS, film=False, workers=1)
+    again = evaluate(finished, TINY.trial, STEPS, film=False, workers=1)
     record = json.loads((finished.path / "evaluations" / f"step-{STEPS:06d}.json").read_text())
     assert [dataclasses.asdict(outcome) for outcome in again.outcomes] == record["episodes"]
 
@@ -208,7 +209,8 @@ def test_histories_of_training_and_rollout_give_the_same_action() -> None:
     nn.init.normal_(agent.head[-1].weight)  # type: ignore[arg-type]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
     numbers = np.arange(24, dtype=np.float32).reshape(6, 4)
-    demos = clips.Clips(Demonstrations(pixels, numbers, numbers, np.array([6]), None), 3, 4, shift=0, seed=0)
+    drawing = clips.Drawing(history=3, clip=4)
+    demos = clips.Clips(Demonstrations(pixels, numbers, numbers, np.array([6]), None), drawing)
     history = History(3)
     with torch.no_grad():
         played = torch.cat(
@@ -218,8 +220,8 @@ def test_histories_of_training_and_rollout_give_the_same_action() -> None:
         for step in range(10):
             batch = demos.batch(step, 2)
             embedded = agent.embed(batch.frames.flatten(0, 1)).view(*batch.frames.shape[:2], -1)
-            trained = agent.act(clips.histories(embedded, batch.valid), batch.proprioception)
-            time_of = (batch.actions[:, 0] / 4).long()
+            trained = agent.act(histories(embedded, batch.valid), batch.proprioception)
+            time_of = (batch.actions[:, 0, 0] / 4).long()
             assert torch.allclose(trained, played[time_of], atol=1e-4)
 
 
@@ -241,7 +243,8 @@ def test_behaviour_cloning_learns_a_toy_task() -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, 150, 1e-3)
         embedded = agent.embed(pixels[chosen])[:, None]
-        loss = agent.loss(agent.act(embedded, torch.zeros(25, 1)), actions[chosen])
+        plan = agent.plan(embedded, torch.zeros(25, 1))
+        loss = agent.loss(plan, actions[chosen, None], torch.ones(25, 1, dtype=torch.bool))
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from robovision.bench import detectors, lidar_memory
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners
-from robovision.lidar.fans import cast_fans
+from robovision.lidar.fans import Hits, cast_fans
 from robovision.lidar.kitti_calibration import boxes_to_objects
 from robovision.lidar.kitti_labels import write_objects
 from robovision.lidar.kitti_metric import curves, evaluate, read_folders
@@ -49,7 +50,15 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for done, part in enumerate((lambda: evaluation(data, rounds), overlaps, lambda: rays(rounds), sweeps), 1):
+        parts: list[Callable[[], str]] = [
+            lambda: evaluation(data, rounds),
+            lambda: lidar_memory.table(FRAMES),
+            overlaps,
+            lambda: rays(rounds),
+            sweeps,
+            lambda: detectors.table(rounds),
+        ]
+        for done, part in enumerate(parts, 1):
             text = part()
             progress(done)
             yield text
@@ -59,7 +68,7 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
 
 def count() -> int:
     """How many measurements `table` makes."""
-    return 4
+    return 6
 
 
 def check(data: Path | None) -> None:
@@ -192,8 +201,17 @@ def _our_rays(street: Street, origin: Array, sensor: Sensor) -> dict[str, Callab
     fans = sensor_fans(sensor, pose)
     return {
         "robovision, any rays": lambda: cast(shapes, starts, steps),
-        "robovision, a sensor's rays, with incidence": lambda: cast_fans([shapes], fans),
+        "robovision, a sensor's rays": lambda: _distances(cast_fans([shapes], fans)),
+        "robovision, a sensor's rays, with incidence": lambda: _with_incidence(cast_fans([shapes], fans)),
     }
+
+
+def _distances(hits: Hits) -> tuple[torch.Tensor, torch.Tensor]:
+    return hits.distance, hits.index
+
+
+def _with_incidence(hits: Hits) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return *_distances(hits), hits.facing()
 
 
 def _same(ours: Array, wanted: Array) -> float:

@@ -13,9 +13,11 @@ from robovision.errors import UsageError
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.lidar.view_options import ViewOptions
 
-GROUP = """Evaluate detectors on point clouds, simulate a LiDAR, look at point clouds.
+GROUP = """Detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, look at point clouds.
 
 commands:
+  detect     find objects in point clouds, at once with the embedded detector
+  train      train a detector on labelled point clouds
   evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
   simulate   write sequences of a simulated LiDAR with exact boxes and flow
   view       write bird's-eye pictures of point clouds with boxes, or open a viewer

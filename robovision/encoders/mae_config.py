@@ -38,7 +38,7 @@ class MaeConfig:
 
     def __post_init__(self) -> None:
         spec = find_spec(self.encoder)
-        if spec.needs_weights or spec.architecture == "resnet50":
+        if spec.needs_weights or not spec.is_vit:
             raise UsageError(
                 f"encoder must be vit-tiny, vit-small, vit-base or vit-large, which start from random weights; "
                 f"got {self.encoder}"

@@ -22,7 +22,7 @@ from torch import Tensor
 from robovision import weights
 from robovision.errors import UsageError, first_line
 
-CONTAINERS = ("model", "state_dict", "r3m", "vip")
+CONTAINERS = ("model", "state_dict", "model_state", "r3m", "vip")
 """Under which keys checkpoints hold their weights."""
 DTYPES = {
     "FloatStorage": torch.float32,

@@ -28,6 +28,7 @@ class ViTSize:
 
 
 SIZES = {
+    "micro": ViTSize(64, 2, 2),
     "tiny": ViTSize(192, 12, 3),
     "small": ViTSize(384, 12, 6),
     "base": ViTSize(768, 12, 12),
@@ -223,7 +224,7 @@ class ViT(Encoder):
         prefix = [self.norm_pre(self.cls_token + positions[:, :1])]
         if self.style.registers:
             prefix.append(self.register_tokens)
-        return torch.cat([*(token.expand(len(tokens), -1, -1) for token in prefix), tokens], dim=1)
+        return torch.cat([*(token.expand(tokens.shape[0], -1, -1) for token in prefix), tokens], dim=1)
 
     def positions(self, grid: tuple[int, int]) -> Tensor:
         """The position embedding [1, 1 + N, D] for a grid of (rows, columns), class token first."""

@@ -39,7 +39,7 @@ def patches(images: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
     """Patches [B * N, 1, SIDE, SIDE] around points, turned so that their direction points to the right.
 
     Args:
-        images: [B, 1, H, W]; pixels outside repeat the edge.
+        images: [B, 1, H, W] after `soften`; pixels outside repeat the edge.
         xy: [B, N, 2], pixels.
         directions: [B, N, 2], unit vectors (x, y).
     """
@@ -48,8 +48,8 @@ def patches(images: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
     along, across = directions[:, :, None], torch.stack([-directions[..., 1], directions[..., 0]], -1)[:, :, None]
     source = xy[:, :, None] + u.flatten()[:, None] * along + v.flatten()[:, None] * across
     rows, columns = images.shape[-2:]
-    where = (source + 0.5) * 2 / source.new_tensor([columns, rows]) - 1
-    found = functional.grid_sample(soften(images), where, padding_mode="border", align_corners=False)
+    where = torch.stack([(source[..., 0] + 0.5) * 2 / columns - 1, (source[..., 1] + 0.5) * 2 / rows - 1], -1)
+    found = functional.grid_sample(images, where, padding_mode="border", align_corners=False)
     return found.transpose(1, 2).reshape(-1, 1, SIDE, SIDE)
 
 
@@ -76,7 +76,8 @@ class Descriptor(nn.Module):
 
     def forward(self, patches: Tensor) -> Tensor:
         deviation, mean = torch.std_mean(patches, (2, 3), keepdim=True)
-        described: Tensor = self.layers((patches - mean) / (deviation + 1e-3))
+        normal = ((patches - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
+        described: Tensor = self.layers(normal).to(patches)
         return functional.normalize(described.flatten(1), dim=1)
 
 
@@ -92,20 +93,25 @@ class _Points:
 class Description:
     """The objective of the descriptor: a triplet loss at the points of a detector that is not trained."""
 
-    def __init__(self, descriptor: Descriptor, detector: Detector, options: SamplingOptions) -> None:
+    def __init__(
+        self, descriptor: Descriptor, detector: Detector, options: SamplingOptions, half: bool = False
+    ) -> None:
         self.module = descriptor
         self._detector = detector
         self._options = options
+        self._half = half
 
     def __call__(self, pairs: Pairs, generator: torch.Generator) -> tuple[Tensor, dict[str, float]]:
         images = torch.cat([pairs.first, pairs.second])
         points = self._detect(images, pairs.homographies, generator)
-        described = self.module(patches(images, points.xy, points.directions)).view(*points.xy.shape[:2], WIDTH)
-        half = len(described) // 2
+        seen = patches(soften(images), points.xy, points.directions).view(*points.xy.shape[:2], 1, SIDE, SIDE)
+        half = len(seen) // 2
         matched = points.rewards.matched[:half]
         nearest = points.rewards.nearest[:half]
         batch = torch.arange(half)[:, None].expand_as(nearest)
-        first, second = described[:half][matched], described[half:][batch, nearest][matched]
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._half):
+            described = self.module(torch.cat([seen[:half][matched], seen[half:][batch, nearest][matched]]))
+        first, second = described.chunk(2)
         same = self._same(points.xy, matched, nearest, batch)
         cosines = first @ second.T
         loss = triplet_loss(cosines, same)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.symmetry.claims import Symmetry
@@ -32,7 +33,7 @@ class Detection:
 
     Convention:
         logits: [B, H - 2 margin, W - 2 margin], in -1..1, larger is better; the entry (0, 0) is the pixel
-            (margin, margin).
+            (margin, margin). The bound is a softsign: a tanh would be 1 to rounding for all the strongest.
         vectors: [B, 2, ...], (x, y) with y down: the direction is the keypoint's orientation, the length says how
             clear it is.
     """
@@ -68,8 +69,14 @@ class Detector(nn.Module):
         return (*logits, *vectors)
 
     def forward(self, images: Tensor) -> Detection:
-        fields = split(self.layers(images), self.group.size)
-        return Detection(fields[:, 0].amax(1).tanh(), torch.einsum("bghw,cg->bchw", fields[:, 1], self.compass))
+        return self.read(self.layers(images))
+
+    def read(self, maps: Tensor) -> Detection:
+        """The detection in the last layer's maps [B, 2 * group, H - 2 margin, W - 2 margin]."""
+        fields = split(maps, self.group.size)
+        return Detection(
+            functional.softsign(fields[:, 0].amax(1)), torch.einsum("bghw,cg->bchw", fields[:, 1], self.compass)
+        )
 
     def exported(self) -> Detector:
         """The same detector in evaluation, of plain convolutions: faster, but it can't be trained."""

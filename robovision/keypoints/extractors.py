@@ -26,8 +26,15 @@ def _strek(num_keypoints: int) -> Method:
     return Strek.load(ExtractorOptions(most=num_keypoints)).extract
 
 
+def _strek_fast(num_keypoints: int) -> Method:
+    from robovision.keypoints.strek import ExtractorOptions, Strek
+
+    return Strek.load(ExtractorOptions(most=num_keypoints, multi_scale=False)).extract
+
+
 METHODS: dict[str, Callable[[int], Method]] = {
     "strek": _strek,
+    "strek-fast": _strek_fast,
     "sift": opencv.sift,
     "rootsift": opencv.rootsift,
     "orb": opencv.orb,
@@ -75,7 +82,8 @@ def load(name: str, num_keypoints: int = 1024, uniform: bool = False) -> Extract
     """The extractor of this name.
 
     Args:
-        name: "strek", "sift", "rootsift" or "orb"; the last three need OpenCV.
+        name: "strek" (several scales), "strek-fast" (the image's own only), "sift", "rootsift" or "orb"; the last
+            three need OpenCV.
         num_keypoints: how many at most in an image.
         uniform: choose them for even coverage instead of the strongest ones.
 

@@ -22,12 +22,14 @@ class Draws:
     Convention:
         cells: int64 [B, N], row * W + column of the map.
         drawn: bool [B, N], False where an image had no more points to draw.
-        log_probabilities: [B, N], under the policy that was not masked, with its gradient.
+        visits: [B, H * W], how often each pixel is drawn on average, given what had been drawn before each draw.
+        log_policy: [B, H * W], under the policy that was not masked, with its gradient.
     """
 
     cells: Tensor
     drawn: Tensor
-    log_probabilities: Tensor
+    visits: Tensor
+    log_policy: Tensor
 
 
 def draw(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> Draws:
@@ -37,36 +39,49 @@ def draw(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -
     policy = functional.log_softmax(logits.flatten(1) / options.temperature, dim=1)
     with torch.no_grad():
         if options.sampler == "top-k":
-            cells, drawn = _strongest(logits, options)
-        else:
-            cells, drawn = _sequence(policy.exp().view_as(logits), options, generator)
-    return Draws(cells, drawn, policy.gather(1, cells))
+            return Draws(*_strongest(logits, options), policy)
+        return Draws(*_sequence(policy.view_as(logits), options, generator), policy)
 
 
-def _sequence(left: Tensor, options: SamplingOptions, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw, take the probability out of a disc around the point, and so on until little is left."""
-    batch, _, columns = left.shape
+def _sequence(policy: Tensor, options: SamplingOptions, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Draw, take the probability out of a disc around the point, and so on until little is left.
+
+    Drawing from what is left is the greedy choice by log-probability plus one Gumbel noise for all draws (Kool, van
+    Hoof and Welling, "Stochastic beams and where to find them", ICML 2019): removing some leaves the order of the rest.
+    """
+    batch, rows, columns = policy.shape
     dy, dx = disc(options.radius)
-    padded = functional.pad(left, [options.radius] * 4)
-    width = padded.shape[2]
-    everyone = torch.arange(batch)[:, None]
-    cells: list[Tensor] = []
+    width = columns + 2 * options.radius
+    near = dy * width + dx
+    size = (rows + 2 * options.radius) * width
+    noise = torch.empty_like(policy).exponential_(generator=generator).log_()
+    keys, share = (_framed(t, options.radius, f) for t, f in ((policy - noise, -torch.inf), (policy.exp(), 0.0)))
+    inverse = torch.zeros(batch)
+    waited = torch.full((batch, size), -1.0)
+    places: list[Tensor] = []
     drawn: list[Tensor] = []
-    middle = (slice(None), slice(options.radius, -options.radius), slice(options.radius, -options.radius))
     for _ in range(options.most):
-        rest = padded[middle].flatten(1)
-        alive = rest.sum(1) > options.remaining
+        highest, place = keys.max(1)
+        left = (share * (waited < 0)).sum(1)
+        alive = (left > options.remaining) & highest.isfinite()
         if not alive.any():
             break
-        cell = torch.multinomial(rest + (~alive[:, None]).to(rest), 1, generator=generator)[:, 0]
-        y, x = cell // columns + options.radius, cell % columns + options.radius
-        near = (y[:, None] + dy) * width + x[:, None] + dx
-        flat = padded.flatten(1)
-        flat[everyone, near] = 0
-        padded = flat.view_as(padded)
-        cells.append(cell)
+        inverse = inverse + alive / left.clamp(min=1e-30)
+        around = (place[:, None] + near).clamp(0, size - 1)
+        here = waited.gather(1, around)
+        waited.scatter_(1, around, torch.where(here < 0, inverse[:, None], here))
+        keys.scatter_(1, around, -torch.inf)
+        places.append(place)
         drawn.append(alive)
-    return torch.stack(cells, 1), torch.stack(drawn, 1)
+    visits = share * torch.where(waited < 0, inverse[:, None], waited)
+    place = torch.stack(places, 1)
+    cells = (place // width - options.radius) * columns + place % width - options.radius
+    inner = slice(options.radius, -options.radius)
+    return cells, torch.stack(drawn, 1), visits.view(batch, -1, width)[:, inner, inner].flatten(1)
+
+
+def _framed(maps: Tensor, border: int, value: float) -> Tensor:
+    return functional.pad(maps, [border] * 4, value=value).flatten(1)
 
 
 def _grid(logits: Tensor, options: SamplingOptions, generator: torch.Generator) -> Draws:
@@ -77,16 +92,20 @@ def _grid(logits: Tensor, options: SamplingOptions, generator: torch.Generator) 
     numbers = torch.arange(rows * columns).view(rows, columns)[: down * side, : right * side]
     order = numbers.reshape(down, side, right, side).permute(0, 2, 1, 3).reshape(-1, side * side)
     policy = functional.log_softmax(logits.flatten(1)[:, order] / options.temperature, dim=2)
-    choice = torch.multinomial(policy.detach().exp().flatten(0, 1), 1, generator=generator).view(batch, -1, 1)
+    share = policy.detach().exp()
+    choice = torch.multinomial(share.flatten(0, 1), 1, generator=generator).view(batch, -1, 1)
     cells = order.expand(batch, -1, -1).gather(2, choice)[..., 0]
-    return Draws(cells, torch.ones_like(cells, dtype=torch.bool), policy.gather(2, choice)[..., 0])
+    everywhere = torch.zeros(batch, rows * columns)
+    whole = (everywhere.index_copy(1, order.flatten(), t.flatten(1)) for t in (share, policy))
+    return Draws(cells, torch.ones_like(cells, dtype=torch.bool), *whole)
 
 
-def _strongest(logits: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor]:
+def _strongest(logits: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor, Tensor]:
     peaks = local_maxima(logits, options.radius).flatten(1)
     scores = logits.flatten(1).masked_fill(~peaks, -torch.inf)
     found = scores.topk(min(options.most, scores.shape[1]), dim=1)
-    return found.indices, found.values.isfinite()
+    drawn = found.values.isfinite()
+    return found.indices, drawn, torch.zeros_like(scores).scatter(1, found.indices, drawn.to(scores))
 
 
 def disc(radius: int) -> tuple[Tensor, Tensor]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision import weights
 from robovision.errors import UsageError
-from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches
+from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
@@ -23,6 +24,10 @@ SCALES = 1.0, 0.707, 0.5
 """Of the image in the multi-scale mode."""
 SMALLEST = 128
 """Pixels of the shorter side below which a scale is left out."""
+STRIP = 1_000_000
+"""Pixels that the detector sees at once, about: larger images go through it in strips that overlap."""
+AT_ONCE = 512
+"""Patches that the descriptor sees at once."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,9 @@ class ExtractorOptions:
 
     most: int = 1024
     """Keypoints at most: the strongest. Fewer come back where there are fewer."""
-    radius: int = 3
+    radius: int = 1
     """No two keypoints of a scale lie in one square of this radius, pixels; a larger one spreads them evenly."""
-    multi_scale: bool = False
+    multi_scale: bool = True
     """Look at smaller copies of the image, too."""
 
     def __post_init__(self) -> None:
@@ -60,20 +65,23 @@ class Strek:
         self._descriptor = descriptor.eval().requires_grad_(False)
 
     @classmethod
-    def load(cls, options: ExtractorOptions = ExtractorOptions()) -> Strek:
-        """The extractor with the embedded weights.
+    def load(cls, options: ExtractorOptions = ExtractorOptions(), path: Path | None = None) -> Strek:
+        """The extractor with the embedded weights, or with those of a file that `robovision keypoints train` wrote.
+
+        Args:
+            options: what is extracted.
+            path: strek.safetensors of a descriptor's training; its detector has the default architecture.
 
         Raises:
-            UsageError: if they are missing or changed.
+            UsageError: if they are missing, changed or of another architecture.
         """
-        tensors = weights.load_floats(weights.find("strek"))
-        parts = {
-            part: {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(part)}
-            for part in ("detector", "descriptor")
-        }
+        tensors = weights.load_floats(weights.find("strek") if path is None else path)
+        name = "strek" if path is None else str(path)
         detector, descriptor = Detector(DetectorOptions()), Descriptor()
-        weights.assign(detector, parts["detector"], "strek")
-        weights.assign(descriptor, parts["descriptor"], "strek")
+        networks: dict[str, nn.Module] = {"detector": detector, "descriptor": descriptor}
+        for part, network in networks.items():
+            own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(part)}
+            weights.assign(network, own, name)
         return cls(detector, descriptor, options)
 
     @torch.inference_mode()
@@ -86,39 +94,41 @@ class Strek:
         Raises:
             ValueError: for another shape, NaN, or numbers outside 0..1.
         """
-        pixels = _check(image)
-        scales = [
-            s
-            for s in (SCALES if self.options.multi_scale else SCALES[:1])
-            if s == 1 or s * min(image.shape) >= SMALLEST
-        ]
-        parts = [self._one_scale(pixels, scale) for scale in scales]
-        scores = torch.cat([part[1] for part in parts])
-        order = scores.sort(descending=True, stable=True).indices[: self.options.most]
-        xy, _, angles, sizes, uncertainty, described = (torch.cat(t)[order].numpy() for t in zip(*parts, strict=True))
+        images = self._scales(_check(image))
+        parts = [self._detect(scaled) for scaled in images]
+        scores, order = torch.cat([part.scores for part in parts]).sort(descending=True, stable=True)
+        scores, order = scores[: self.options.most], order[: self.options.most]
+        scale = torch.cat([torch.full((len(part.scores),), number) for number, part in enumerate(parts)])[order]
+        xy, directions, uncertainty = (
+            torch.cat(t)[order] for t in zip(*((p.xy, p.directions, p.uncertainty) for p in parts), strict=True)
+        )
+        described = torch.zeros(len(order), WIDTH)
+        for number, scaled in enumerate(images):
+            described[scale == number] = self._describe(scaled, xy[scale == number], directions[scale == number])
         rows, columns = image.shape
-        edge = np.array([columns, rows], np.float32) - 0.5
+        factors = torch.tensor([[columns / part.shape[3], rows / part.shape[2]] for part in images])[scale]
+        size = factors.mean(1)
         return Keypoints(
-            xy.clip(-0.5, edge), (columns, rows), scores[order].numpy(), described, angles, sizes, uncertainty
+            ((xy + 0.5) * factors - 0.5).numpy().clip(-0.5, np.array([columns, rows], np.float32) - 0.5),
+            (columns, rows),
+            ((scores + 1) / 2).numpy(),
+            described.numpy(),
+            torch.atan2(directions[:, 1], directions[:, 0]).numpy(),
+            (SIDE * SPACING / 2 * size).numpy(),
+            (uncertainty * size).numpy(),
         )
 
-    def _one_scale(self, pixels: Tensor, scale: float) -> tuple[Tensor, ...]:
-        """Places, scores, angles, radii, uncertainties and descriptors, in pixels of the original image."""
-        scaled = pixels if scale == 1 else _resize(pixels, scale)
-        found = self._detect(scaled)
-        described = self._describe(scaled, found)
-        factor = torch.tensor([pixels.shape[3] / scaled.shape[3], pixels.shape[2] / scaled.shape[2]])
-        angles = torch.atan2(found.directions[:, 1], found.directions[:, 0])
-        size = torch.full_like(found.scores, SIDE * SPACING / 2 / scale)
-        scores = (found.scores + 1) / 2
-        return (found.xy + 0.5) * factor - 0.5, scores, angles, size, found.uncertainty / scale, described
+    def _scales(self, pixels: Tensor) -> list[Tensor]:
+        """The image in all sizes that are looked at."""
+        smaller = [s for s in SCALES[1:] if self.options.multi_scale and s * min(pixels.shape[2:]) >= SMALLEST]
+        return [pixels, *(_resize(pixels, scale) for scale in smaller)]
 
     def _detect(self, image: Tensor) -> _Found:
         margin = self._detector.options.margin
         if min(image.shape[2:]) < 2 * margin + 3:
             nothing = torch.zeros(0)
             return _Found(torch.zeros(0, 2), nothing, torch.zeros(0, 2), nothing)
-        detection: Detection = self._detector(image)
+        detection = self._strips(image)
         logits = detection.logits
         peaks = local_maxima(logits, self.options.radius)[0]
         inner = torch.zeros_like(peaks)
@@ -132,11 +142,25 @@ class Strek:
         vectors = detection.vectors[0, :, rows, columns].T
         return _Found(xy, scores, functional.normalize(vectors, dim=1), uncertainty)
 
-    def _describe(self, image: Tensor, found: _Found) -> Tensor:
-        if not len(found.xy):
+    def _strips(self, image: Tensor) -> Detection:
+        """The detection in a whole image, in strips, so that memory is bounded; the same as in one piece."""
+        overlap = 2 * self._detector.options.margin
+        height = max(1, STRIP // image.shape[3])
+        parts: list[Detection] = [
+            self._detector(image[:, :, top : top + height + overlap])
+            for top in range(0, image.shape[2] - overlap, height)
+        ]
+        return Detection(torch.cat([p.logits for p in parts], 1), torch.cat([p.vectors for p in parts], 2))
+
+    def _describe(self, image: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
+        if not len(xy):
             return torch.zeros(0, WIDTH)
-        described: Tensor = self._descriptor(patches(image, found.xy[None], found.directions[None]))
-        return described
+        smooth = soften(image)
+        described = [
+            self._descriptor(patches(smooth, places[None], turns[None]))
+            for places, turns in zip(torch.split(xy, AT_ONCE), torch.split(directions, AT_ONCE), strict=True)
+        ]
+        return torch.cat(described)
 
 
 def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -160,7 +184,8 @@ def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     offset = torch.stack([xy * dy - yy * dx, xy * dx - xx * dy], 1) / safe[:, None]
     offset = torch.where(round_top[:, None], offset, 0.0).clamp(-0.5, 0.5)
     variance = TEMPERATURE * -(xx + yy) / (2 * safe)
-    flat = torch.full_like(variance, float(max(logits.shape)))
+    side = torch.sym_max(*logits.shape)  # type: ignore[no-untyped-call]
+    flat = torch.ones_like(variance) * side
     return offset, torch.where(round_top, variance.clamp(min=1e-8).sqrt().minimum(flat), flat)
 
 

@@ -95,6 +95,8 @@ class StrekConfig:
     """Chooses initial weights, pictures and draws."""
     checkpoint_every: int = 50
     """Steps between two checkpoints."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Of the networks; bfloat16 is faster on processors that multiply it."""
     threads: int = 1
     """Threads of the processor; they decide the last bits."""
 

@@ -6,6 +6,7 @@ Everything random depends on the seed and the step alone, so a run that was kill
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -35,14 +36,15 @@ LEAF = 512
 
 def make_objective(config: StrekConfig) -> Objective:
     """The network with its first weights, and its loss."""
+    half = config.precision == "bfloat16"
     if config.part == "detector":
-        return Repeatability(Detector(config.detector), config.sampling)
+        return Repeatability(Detector(config.detector), config.sampling, half)
     from robovision.keypoints.description import Description, Descriptor
 
     assert config.detector_weights is not None
     detector = Detector(config.detector)
     weights.assign(detector, weights.load_floats(config.detector_weights), str(config.detector_weights))
-    return Description(Descriptor(), detector.eval().exported(), config.sampling)
+    return Description(Descriptor(), detector.eval().exported(), config.sampling, half)
 
 
 class Training:
@@ -60,7 +62,10 @@ class Training:
         self._seconds = 0.0
 
     def execute(self) -> list[Metric]:
-        """Train whatever is still missing; returns the final metrics. Writes PART.safetensors, half precision."""
+        """Train whatever is still missing; returns the final metrics.
+
+        Writes PART.safetensors, half precision; with the descriptor, strek.safetensors, both networks.
+        """
         make_deterministic(self.config.seed, self.config.threads)
         self.objective = make_objective(self.config)
         self.module = self.objective.module
@@ -112,7 +117,19 @@ class Training:
         names = [name for name in last[0] if name != "step"]
         metrics = [Metric(name, float(np.mean([row[name] for row in last])), "1", count=len(last)) for name in names]
         metrics.append(Metric("training_time", round(self._seconds, 1), "s"))
-        half = {k: v.half() if v.is_floating_point() else v for k, v in self.module.state_dict().items()}
+        half = _half(self.module.state_dict())
         checksum = weights.save(self.run.path / f"{self.config.part}.safetensors", half)
+        if self.config.detector_weights is not None:
+            checksum = self._join(self.config.detector_weights, half)
         self.run.write_results(metrics, {"steps": self.step, "sha256": checksum})
         return metrics
+
+    def _join(self, detector: Path, descriptor: dict[str, Tensor]) -> str:
+        """Write strek.safetensors, both networks in one file, for `Strek.load`; returns its checksum."""
+        parts = {"detector": _half(weights.load_floats(detector)), "descriptor": descriptor}
+        both = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+        return weights.save(self.run.path / "strek.safetensors", both)
+
+
+def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t.half() if t.is_floating_point() else t for name, t in tensors.items()}

@@ -89,7 +89,9 @@ class _HarmonicConv(nn.Module):
         return None if self.bias is None else self.bias.repeat_interleave(self.group.size)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return functional.conv2d(maps, self.kernel(), self.channel_bias())
+        with torch.autocast(maps.device.type, enabled=False):  # the kernels turn exactly, whatever the maps' precision
+            kernel = self.kernel()
+        return functional.conv2d(maps, kernel, self.channel_bias())
 
 
 class LiftingConv(_HarmonicConv):

@@ -168,13 +168,17 @@ def act(motion: Motion, maps: Tensor, cell: float = 1.0) -> tuple[Tensor, Tensor
     Between cells the map is interpolated linearly; outside it is 0. Whole cells and quarter turns are exact to
     rounding.
     """
-    rows, columns = maps.shape[-2:]
+    where, inside = sources(motion, maps.shape[-2], maps.shape[-1], cell)
+    moved = functional.grid_sample(maps, where.to(maps).expand(len(maps), -1, -1, -1), align_corners=False)
+    return moved * inside.to(maps), inside.to(maps.device)
+
+
+def sources(motion: Motion, rows: int, columns: int, cell: float) -> tuple[Tensor, Tensor]:
+    """Where each cell's content comes from, (x, y) [H, W, 2] with the map's edges at -1 and 1; whether from inside."""
     reach = torch.tensor([rows - 1, columns - 1], dtype=torch.float64) / 2
     y, x = (torch.arange(n, dtype=torch.float64) for n in (rows, columns))
     points = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1) - reach
     source = motion.source(points * cell) / cell
     inside = (source.abs() <= reach + ROUNDING).all(-1)
     source = source.round(decimals=9).clamp(-reach, reach)
-    where = (source.flip(-1) * 2 / torch.tensor([columns, rows])).to(maps)
-    moved = functional.grid_sample(maps, where.expand(len(maps), -1, -1, -1), align_corners=False)
-    return moved * inside.to(maps), inside.to(maps.device)
+    return source.flip(-1) * 2 / torch.tensor([columns, rows]), inside

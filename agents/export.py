@@ -1,0 +1,157 @@
+"""A policy as one file that runs without this library: ONNX, or a program of `torch.export`.
+
+(TorchScript is no longer maintained in PyTorch; `torch.export` took its place.)
+
+The file computes one step for a batch of B environments. It remembers nothing: what a step needs of those before comes
+out of it and goes into the next.
+
+Convention:
+    pixels: uint8 [B, 3, S, S], RGB. proprioception: float32 [B, P], where the policy feels.
+    past: float32 [B, H - 1, D], the vectors of the images before, and fresh: bool [B], true at the first step of an
+        episode, when `past` may hold anything; only where the policy sees H > 1 images.
+    actions: float32 [B, K, A] in -1..1, of this step and of those after it. next_past: `past` of the next step.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from robovision.agents.cloned import ClonedAgent
+from robovision.agents.policy import Policy
+from robovision.errors import UsageError
+from robovision.files import write_atomically
+
+Form = Literal["onnx", "torch"]
+SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2"}
+TOLERANCE = 1e-3
+"""By how much actions of the file may differ from the policy's own."""
+STEPS = 3
+
+Inputs = dict[str, Tensor]
+
+
+class Step(nn.Module):
+    """One step of a policy as a function; see the module for its inputs and outputs."""
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__()
+        self.policy = policy
+
+    def forward(
+        self,
+        pixels: Tensor,
+        proprioception: Tensor | None = None,
+        past: Tensor | None = None,
+        fresh: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        now = self.policy.embed(pixels)[:, None]
+        felt = pixels.new_zeros(pixels.shape[0], 0, dtype=now.dtype) if proprioception is None else proprioception
+        if past is None or fresh is None:
+            return (self.policy.plan(now, felt).clamp(-1, 1),)
+        before = torch.where(fresh[:, None, None], now.expand(-1, self.policy.history - 1, -1), past)
+        seen = torch.cat([before, now], dim=1)
+        return self.policy.plan(seen, felt).clamp(-1, 1), seen[:, 1:]
+
+
+def inputs(agent: ClonedAgent, batch: int, seed: int = 0) -> Inputs:
+    """Random inputs of the first step of an episode."""
+    generator = torch.Generator().manual_seed(seed)
+    policy, size = agent.policy, agent.size
+    found = {"pixels": torch.randint(256, (batch, 3, size, size), generator=generator, dtype=torch.uint8)}
+    if policy.felt:
+        found["proprioception"] = torch.randn(batch, policy.felt, generator=generator)
+    if policy.history > 1:
+        width = (policy.inputs - policy.felt) // policy.history
+        found["past"] = torch.zeros(batch, policy.history - 1, width)
+        found["fresh"] = torch.ones(batch, dtype=torch.bool)
+    return found
+
+
+def export(agent: ClonedAgent, path: Path, form: Form) -> float:
+    """Write a policy to a file, after playing with it; the largest difference of its actions from the policy's own.
+
+    Args:
+        agent: the policy, on the CPU.
+        path: the file.
+        form: `onnx`, played with onnxruntime; or `torch`, for `torch.export.load`.
+
+    Raises:
+        UsageError: if a package is missing; if the file can't be written, or acts otherwise than the policy.
+    """
+    partial = path.with_name(f".{path.name}.partial{SUFFIXES[form]}")
+    example = inputs(agent, 2)
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {name: {0: batch} for name in example}
+    try:
+        with torch.no_grad(), _quiet():
+            program = torch.export.export(Step(agent.policy).eval(), (), kwargs=example, dynamic_shapes=shapes)
+            if form == "torch":
+                torch.export.save(program, partial)
+            else:
+                _to_onnx(program, partial, list(example))
+        difference = max(_differences(agent, partial, form))
+        if not difference <= TOLERANCE:
+            raise UsageError(f"the exported policy acts otherwise: its actions differ by {difference:.2g}")
+        with write_atomically(path) as file:
+            file.write(partial.read_bytes())
+    finally:
+        partial.unlink(missing_ok=True)
+    return difference
+
+
+def play(path: Path, form: Form, given: Inputs) -> list[Tensor]:
+    """What a file answers to inputs."""
+    if form == "torch":
+        with torch.no_grad():
+            return list(torch.export.load(path).module()(**given))
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return [torch.from_numpy(value) for value in session.run(None, {k: v.numpy() for k, v in given.items()})]
+
+
+def _to_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str]) -> None:
+    try:
+        import onnxruntime  # noqa: F401  what checks the file
+        import onnxscript  # noqa: F401  what torch writes it with
+    except ModuleNotFoundError as error:
+        raise UsageError(f"exporting to ONNX needs {error.name}: pip install 'robovision[export]'") from None
+    outputs = ["actions", *(["next_past"] if "past" in names else [])]
+    torch.onnx.export(
+        program, f=path, dynamo=True, input_names=names, output_names=outputs, external_data=False, verbose=False
+    )
+
+
+def _differences(agent: ClonedAgent, path: Path, form: Form) -> Iterator[float]:
+    """How far what the file computes is from what the policy does, step by step of an episode of three at once."""
+    function = Step(agent.policy)
+    past: dict[str, Tensor] = {}
+    for step in range(STEPS):
+        given = inputs(agent, 3, seed=step) | past
+        with torch.no_grad():
+            wanted = function(**given)
+        found = play(path, form, given)
+        yield max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True))
+        if len(found) > 1:
+            past = {"past": found[1], "fresh": torch.zeros(3, dtype=torch.bool)}
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes about itself."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,206 @@
+"""Our encoders as a features extractor of Stable-Baselines3: pixels and whatever else is observed become one vector."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import cast
+
+import torch
+from gymnasium import spaces
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+from torch import Tensor, nn
+
+from robovision.agents.config import EncoderOptions
+from robovision.agents.reinforcement.memory import FrameMemory
+from robovision.agents.reinforcement.readers import PointReader, RingReader, VectorReader
+from robovision.encoders.base import Encoder
+from robovision.encoders.build import build, set_trainable
+from robovision.errors import UsageError
+
+RGB = 3
+CHANNELS = 16
+"""Numbers that are read of each token."""
+
+EncoderMaker = Callable[[int], Encoder]
+"""From the side of the images in pixels to a new encoder, with random weights."""
+
+
+class PixelExtractor(BaseFeaturesExtractor):
+    """One vector [B, features_dim] of observations: images by an encoder, everything else by a reader of its kind.
+
+    Convention:
+        observations: a dictionary, or an image alone, as Stable-Baselines3 hands them over.
+        Images: uint8 [B, 3 k, H, W], or floating point in 0..1: k RGB frames along the channels, oldest first.
+        `lidar`: [B, rings, columns], metres. `keypoints` and `points`: [B, N, D], a set whose order means nothing,
+        padded with rows of zeros. Vectors: [B, D].
+
+    Each frame is encoded by itself; the frames' vectors e0, e1, e2 are fused as [e1 - e0, e2 - e1, e2] ("flare",
+    Shang et al., 2021), and a linear layer, layer norm and tanh make `features` numbers of them (as in SAC+AE and
+    DrQ). While the policy acts, a frame is encoded once and not for each stack that it is in (`FrameMemory`).
+    Batch norms use the statistics that they hold, in training too, because what acts and what learns must be the same
+    function; `fit_batch_norms` measures them. Without images there is no encoder.
+
+    Args:
+        observation_space: of the environment.
+        encoder: options of an encoder by name, or a function that makes any encoder that fulfils the contract.
+        features: numbers that are made of each image, or stack of images.
+
+    Raises:
+        UsageError: for an observation that has no reader, and for an encoder that does not fit the images, naming
+            both shapes.
+    """
+
+    def __init__(
+        self, observation_space: spaces.Space[object], encoder: EncoderOptions | EncoderMaker, features: int = 128
+    ) -> None:
+        parts = (
+            dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else {"": observation_space}
+        )
+        images = {name: space for name, space in parts.items() if _is_image(space)}
+        others = {name: _reader(name, space) for name, space in parts.items() if name not in images}
+        super().__init__(observation_space, features * len(images) + sum(reader.width for reader in others.values()))
+        sizes = {name: frames_of(name, space) for name, space in images.items()}
+        self.stacks = {name: frames for name, (frames, _) in sizes.items()}
+        self.eye = _Eye(encoder, sizes) if images else None
+        width = self.eye.width if self.eye else 0
+        self.trunks = nn.ModuleDict({_key(name): _trunk(k * width, features) for name, k in self.stacks.items()})
+        self.readers = nn.ModuleDict({_key(name): reader for name, reader in others.items()})
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The encoder; None where nothing is seen."""
+        return self.eye.encoder if self.eye else None
+
+    def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
+        parts = observations if isinstance(observations, dict) else {"": observations}
+        seen = [self.trunks[_key(name)](self._fuse(parts[name], k)) for name, k in self.stacks.items()]
+        felt = [reader(parts[name]) for name, reader in self.readers.items()]
+        return torch.cat([*seen, *felt], dim=1)
+
+    def _fuse(self, images: Tensor, count: int) -> Tensor:
+        """The vectors of stacks of images [B, 3 k, H, W], fused to [B, k D]."""
+        frames = images.reshape(-1, RGB, *images.shape[-2:])
+        assert self.eye is not None
+        remembers = not self.training and not torch.is_grad_enabled()
+        vectors = self.eye.memory(frames) if remembers else self.eye(frames)
+        vectors = vectors.view(len(images), count, -1)
+        return torch.cat([vectors.diff(dim=1).flatten(1), vectors[:, -1]], dim=1)
+
+
+class _Eye(nn.Module):
+    """One vector [N, D] a frame [N, 3, H, W]: 16 numbers from each of the encoder's tokens, or its pooled vector."""
+
+    def __init__(self, encoder: EncoderOptions | EncoderMaker, sizes: dict[str, tuple[int, int]]) -> None:
+        super().__init__()
+        side = next(iter(sizes.values()))[1]
+        try:
+            self.encoder = make_encoder(encoder, side)
+        except UsageError as error:
+            raise _misfit(encoder, sizes, error) from error
+        tokens = check_fit(self.encoder, sizes)
+        self.spatial = not isinstance(encoder, EncoderOptions) or encoder.readout == "spatial"
+        self.width = CHANNELS * tokens if self.spatial else self.encoder.pooled_width
+        self.readout = nn.Linear(self.encoder.width, CHANNELS) if self.spatial else nn.Identity()
+        self.memory = FrameMemory(self, self)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> _Eye:
+        """As in torch, but the encoder's batch norms keep the statistics that they hold."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, frames: Tensor) -> Tensor:
+        seen = self.encoder(frames)
+        return self.readout(seen.tokens).flatten(1) if self.spatial else cast(Tensor, seen.pooled)
+
+
+@torch.no_grad()
+def fit_batch_norms(encoder: Encoder, images: Tensor) -> None:
+    """Set the statistics of an encoder's batch norms to those of images [N, 3, H, W] (data-dependent initialisation).
+
+    Without this an encoder with random weights hardly tells images apart. One with pretrained weights brings its own.
+    """
+    for module in encoder.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = None  # the mean over all calls
+    encoder.train()
+    encoder(images)
+    encoder.eval()
+
+
+def make_encoder(encoder: EncoderOptions | EncoderMaker, side: int) -> Encoder:
+    """An encoder with random weights for square images of this side in pixels."""
+    if not isinstance(encoder, EncoderOptions):
+        return encoder(side)
+    made = build(encoder.name, side, encoder.adapter, encoder.weights is not None)
+    set_trainable(made, encoder.train)
+    return made
+
+
+def check_fit(encoder: Encoder, sizes: dict[str, tuple[int, int]]) -> int:
+    """The number of tokens of an image, after checking that the encoder can take images of these sides in pixels.
+
+    Raises:
+        UsageError: naming the shape of the images and what the encoder takes.
+    """
+    sides = {side for _, side in sizes.values()}
+    if len(sides) > 1:
+        raise UsageError(f"all images must have one size for the encoder, got sides {sorted(sides)}")
+    side = sides.pop()
+    try:
+        rows, columns = encoder.grid(side, side)
+    except ValueError as error:
+        raise _misfit(encoder, sizes, error) from error
+    return rows * columns
+
+
+def _misfit(encoder: object, sizes: dict[str, tuple[int, int]], error: Exception) -> UsageError:
+    """The error for an encoder that can't take the observed images, with both shapes."""
+    name = encoder.name if isinstance(encoder, EncoderOptions) else type(encoder).__name__
+    seen = ", ".join(f"{key or 'the observation'} [{RGB * k}, {side}, {side}]" for key, (k, side) in sizes.items())
+    return UsageError(f"the encoder {name}, which takes frames [{RGB}, H, W], does not fit {seen}: {error}")
+
+
+def _trunk(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.Tanh())
+
+
+def frames_of(name: str, space: spaces.Space[object]) -> tuple[int, int]:
+    """How many RGB frames a stack of images holds, and their side in pixels.
+
+    Raises:
+        UsageError: if it isn't a square stack of RGB frames, channels first, naming its shape and the one wanted.
+    """
+    shape = space.shape
+    assert shape is not None
+    channels, height, width = shape
+    if channels % RGB or height != width:
+        turned = "; channels come last here" if shape[-1] % RGB == 0 and shape[0] == shape[1] else ""
+        raise UsageError(f"{name or 'the observation'} has shape {list(shape)}, expected [3 k, S, S]{turned}")
+    return channels // RGB, width
+
+
+def _is_image(space: spaces.Space[object]) -> bool:
+    return isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) == 3
+
+
+def _reader(name: str, space: spaces.Space[object]) -> RingReader | PointReader | VectorReader:
+    """What reads an observation that is no image, by its name and shape."""
+    shape = space.shape if isinstance(space, spaces.Box) else None
+    if shape is not None and len(shape) == 1:
+        return VectorReader(shape[0])
+    if shape is not None and len(shape) == 2:
+        make = {"lidar": functools.partial(RingReader, reach=float(cast(spaces.Box, space).high.max()))}
+        return make.get(name, PointReader)(*shape)
+    raise UsageError(
+        f"no reader for the observation {name!r}, {space}: images must be uint8 [3 k, S, S]; others vectors [D], "
+        f"`lidar` [rings, columns], or sets of points [N, D]"
+    )
+
+
+def _key(name: str) -> str:
+    """A name that a ModuleDict takes."""
+    return name.replace(".", "_") or "image"

@@ -1,0 +1,269 @@
+"""Reinforcement learning in one run folder, from wherever the folder stands to the end.
+
+The training is a chain of segments. At the start of each, the environments begin anew and every source of random
+numbers is seeded from the run's seed and the number of actions so far; at its end everything is saved. So a run that
+was killed repeats its last segment and goes on as if nothing had happened: on the CPU its final weights are the same,
+bit by bit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3.common.logger import configure
+from torch import Tensor
+from tqdm import tqdm
+
+from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
+from robovision.agents.reinforcement.agent import NORMALISE
+from robovision.agents.reinforcement.config import RLConfig, resolve_env
+from robovision.agents.reinforcement.curve import write_curve, write_picture
+from robovision.agents.reinforcement.environments import make_envs
+from robovision.agents.reinforcement.extractor import RGB, PixelExtractor, fit_batch_norms
+from robovision.agents.reinforcement.models import (
+    Model,
+    make_model,
+    normaliser_state,
+    optimiser_state,
+    parse_options,
+    policy_state,
+    restore_normaliser,
+    restore_optimisers,
+    restore_policy,
+)
+from robovision.agents.reinforcement.replay import FrameReplayBuffer
+from robovision.agents.reinforcement.watch import Watch, check_weights
+from robovision.agents.video import write_mosaic
+from robovision.devices import cpu_count, make_deterministic, resolve_device
+from robovision.encoders.build import build
+from robovision.encoders.checkpoints import find_weights, load_pretrained
+from robovision.encoders.names import find_spec
+from robovision.files import write_atomically
+from robovision.progress import move
+from robovision.run import Run
+from robovision.seeding import derive
+from robovision.types import Metric
+
+LOOKS = 64
+"""Steps at random whose images the batch norms are fitted to."""
+
+
+def resolve(config: RLConfig) -> RLConfig:
+    """The config with every `auto` and 0 replaced by what it means on this machine.
+
+    Raises:
+        UsageError: for an option that the algorithm does not take, for weights that don't fit, or a missing device.
+    """
+    parse_options(config)
+    encoder = config.encoder
+    if encoder.weights is not None or find_spec(encoder.name).needs_weights:
+        path = encoder.weights or find_weights(encoder.name)
+        load_pretrained(build(encoder.name, config.env.size), path)
+        encoder = dataclasses.replace(encoder, weights=path.resolve())
+    return dataclasses.replace(
+        config,
+        encoder=encoder,
+        device=resolve_device(config.device),
+        threads=config.threads or cpu_count(),
+        workers=config.workers or cpu_count(),
+        env=resolve_env(config.task, config.env),
+    )
+
+
+def disk_space(config: RLConfig) -> int:
+    """Bytes that a run will need at most: three checkpoints with their replay buffers, and 200 MB for the rest."""
+    frames = 0 if config.algorithm == "ppo" else min(config.replay.size, 2 * config.steps)
+    return 3 * frames * RGB * config.env.size**2 + 200_000_000
+
+
+class Training:
+    """One training in one run folder."""
+
+    def __init__(self, run: Run, config: RLConfig) -> None:
+        self.run = run
+        self.config = config
+        self.curve: list[dict[str, float]] = []
+        self.judged: dict[int, Judged] = {}
+        self.lost = 0
+        self._seconds = 0.0
+        self._counted = 0
+
+    def execute(self) -> list[Metric]:
+        """Learn and evaluate whatever is still missing; returns the final metrics.
+
+        Raises:
+            UsageError: if a loss is no longer finite, or something can't be written or read.
+        """
+        make_deterministic(self.config.seed, self.config.threads)
+        self.envs, self._core = make_envs(self.config)
+        try:
+            self.model = make_model(self.config, self.envs)
+            self.model.set_logger(configure(str(self.run.path / "tensorboard"), ["tensorboard"]))
+            if not self._restore():
+                self._begin()
+            self._learn()
+        finally:
+            self.envs.close()
+        return self._conclude()
+
+    @property
+    def step(self) -> int:
+        """Actions so far."""
+        return self.model.num_timesteps
+
+    def _begin(self) -> None:
+        """Give a new encoder its pretrained weights, or fit its batch norms to what is seen."""
+        encoder = self._extractor.encoder
+        if encoder is None:
+            return
+        if self.config.encoder.weights is not None:
+            load_pretrained(encoder, self.config.encoder.weights)
+            return
+        self._seed("looks")
+        self.envs.reset()
+        shape = self.envs.num_envs, *(self.envs.action_space.shape or ())
+        seen = []
+        for _ in range(LOOKS):
+            observations, *_ = self.envs.step(np.random.uniform(-1, 1, shape).astype(np.float32))  # noqa: NPY002  seeded
+            assert isinstance(observations, dict)
+            seen += [
+                observations[name].reshape(-1, RGB, *observations[name].shape[2:]) for name in self._extractor.stacks
+            ]
+        fit_batch_norms(encoder, torch.from_numpy(np.concatenate(seen)).to(self.model.device))
+
+    def _learn(self) -> None:
+        config = self.config
+        with tqdm(total=config.steps, initial=self.step, desc="learning", unit="action", mininterval=0.5) as bar:
+            watch = Watch(bar, self.run, config.steps)
+            while self.step < config.steps:
+                began = time.monotonic()
+                self._seed("segment", self.step)
+                self.model._last_obs = None  # begins new episodes
+                length = min(config.segment, config.steps - self.step)
+                with watch.guard():
+                    self.model.learn(length, watch, log_interval=config.envs, reset_num_timesteps=False)
+                check_weights(self.model, self.run)
+                self._seconds += time.monotonic() - began
+                self.curve.append({"step": self.step, "seconds": round(self._seconds, 1), **watch.take()})
+                self._save()
+                self._judge(self.step)
+                bar.unpause()
+
+    def _seed(self, *names: str | int) -> None:
+        self.model.set_random_seed(derive(self.config.seed, *names) % 2**31)
+
+    def _save(self) -> None:
+        model = policy_state(self.model.policy)
+        normaliser = self.model.get_vec_normalize_env()
+        tensors: dict[str, dict[str, Tensor]] = {
+            "model": model | (normaliser_state(normaliser) if normaliser else {}),
+            "optimizer": optimiser_state(self.model),
+        }
+        buffer = _buffer(self.model)
+        if buffer is not None:
+            tensors["replay"] = {name: torch.from_numpy(value) for name, value in buffer.state().items()}
+        self.lost += self._core.workers_lost - self._counted
+        self._counted = self._core.workers_lost
+        state = {
+            "curve": self.curve,
+            "seconds": self._seconds,
+            "lost_workers": self.lost,
+            "updates": self.model._n_updates,
+            "episodes": self.model._episode_num if buffer is not None else 0,
+        }
+        self.run.save(self.step, state, tensors, keep=self._due(self.step))
+        _save_model(self.model, self.run.path / "model.zip")
+
+    def _restore(self) -> bool:
+        """The newest checkpoint into the model; False before the first."""
+        checkpoint = self.run.latest()
+        if checkpoint is None:
+            return False
+        tensors = checkpoint.tensors("model")
+        own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
+        restore_policy(self.model.policy, own, str(checkpoint.path))
+        restore_optimisers(self.model, checkpoint.tensors("optimizer"))
+        normaliser = self.model.get_vec_normalize_env()
+        if normaliser is not None:
+            restore_normaliser(normaliser, tensors)
+        buffer = _buffer(self.model)
+        if buffer is not None:
+            buffer.load_state({name: value.numpy() for name, value in checkpoint.tensors("replay").items()})
+            self.model._episode_num = checkpoint.state["episodes"]
+        self.model.num_timesteps = checkpoint.step
+        self.model._n_updates = checkpoint.state["updates"]
+        self.curve, self._seconds = checkpoint.state["curve"], checkpoint.state["seconds"]
+        self.lost = checkpoint.state["lost_workers"]
+        for row in self.curve:
+            self._judge(int(row["step"]))
+        return True
+
+    def _judge(self, step: int) -> None:
+        """Evaluate the checkpoint of a step if it is due, unless that was done before."""
+        if not self._due(step):
+            return
+        path = record_path(self.run, step)
+        film = self.config.evaluation.video and step >= self.config.steps
+        if path.exists() and (not film or self._video.exists()):
+            self.judged[step] = read_record(path)
+        else:
+            self.judged[step] = self._play(step, film)
+        write_curve(self.run.path / "curve.csv", self.curve, self.judged)
+        write_picture(self.run.path / "curve.png", self.curve, self.judged, self.config)
+
+    def _due(self, step: int) -> bool:
+        """Whether the checkpoint is the first at or after one of the moments of evaluation."""
+        times, steps = self.config.evaluation.times, self.config.steps
+        return times * min(step, steps) // steps > times * (step - self.config.segment) // steps
+
+    def _play(self, step: int, film: bool) -> Judged:
+        config = self.config
+        with tqdm(total=config.evaluation.episodes, desc=f"evaluation at {step}", unit="episode", leave=False) as bar:
+            judged = evaluate(
+                self.run, config.trial, step, film=film, workers=config.workers, progress=lambda done: move(bar, done)
+            )
+        if film:
+            write_mosaic(self._video, judged.films, judged.outcomes)
+        write_record(self.run, judged)
+        tqdm.write(", ".join(f"{m.name} {m}" for m in judged.metrics()) + f" at {step:,} of {config.steps:,} actions")
+        return judged
+
+    def _conclude(self) -> list[Metric]:
+        final = self.judged[max(self.judged)]
+        best = max(self.judged.values(), key=lambda j: (j.metrics()[0].value, j.step))
+        metrics = [
+            *final.metrics(),
+            dataclasses.replace(best.metrics()[0], name=f"{best.metrics()[0].name}_best"),
+            Metric("training_time", round(self._seconds, 1), "s"),
+        ]
+        write_episodes(self.run.path / "episodes.csv", final)
+        lost = self.lost + sum(judged.lost for judged in self.judged.values())
+        self.run.write_results(metrics, {"steps": self.step, "best_step": best.step, "lost_workers": lost})
+        return metrics
+
+    @property
+    def _extractor(self) -> PixelExtractor:
+        policy: Any = self.model.policy
+        extractor = policy.features_extractor if self.config.algorithm == "ppo" else policy.extractor
+        assert isinstance(extractor, PixelExtractor)
+        return extractor
+
+    @property
+    def _video(self) -> Path:
+        return self.run.path / "evaluation.mp4"
+
+
+def _buffer(model: Model) -> FrameReplayBuffer | None:
+    buffer = getattr(model, "replay_buffer", None)
+    return buffer if isinstance(buffer, FrameReplayBuffer) else None
+
+
+def _save_model(model: Model, path: Path) -> None:
+    """The model in Stable-Baselines3's own format, whole or not at all."""
+    with write_atomically(path) as file:
+        model.save(file)  # type: ignore[arg-type]

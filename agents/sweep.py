@@ -1,0 +1,94 @@
+"""Many trainings, one after another here or side by side on a Ray cluster; what is finished stays finished."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from robovision.agents.config import TrainConfig
+from robovision.agents.train import Training, disk_space, resolve
+from robovision.errors import UsageError
+from robovision.run import Run, differences
+
+RESTARTS = 3
+"""How often a training is taken up again after its worker was killed."""
+
+
+def finish(path: Path, config: TrainConfig) -> None:
+    """Train in this folder, or go on from where it stands; nothing if that is done.
+
+    Raises:
+        UsageError: if the folder holds a run of another config, naming what differs; and as `Training.execute` does.
+    """
+    config = resolve(config)
+    if not (path / "run.json").exists():
+        run = Run.create(path, "train", config, disk_space(config))
+    else:
+        run = Run.open(path)
+        before = run.config(TrainConfig)
+        config = dataclasses.replace(config, workers=before.workers, threads=before.threads)
+        changed = differences(before, config)
+        if changed:
+            raise UsageError(f"{path} holds a run of other options; choose another --out\n  " + "\n  ".join(changed))
+    if (path / "results.json").exists():
+        return
+    with run.lock():
+        Training(run, config).execute()
+
+
+def sweep(
+    jobs: Mapping[Path, TrainConfig], ray: str | None = None, done: Callable[[Path], object] = lambda path: None
+) -> None:
+    """Finish the runs in these folders.
+
+    Args:
+        jobs: config by folder; with Ray, the folders are on a file system that all its machines see.
+        ray: None: here, one after another; `local`: on a Ray cluster of this machine's cores; otherwise the address of
+            one, such as `auto`. Each training takes `config.threads` of its processors and is taken up again, from its
+            last checkpoint, when its worker is killed.
+        done: called with the folder of each run that is finished.
+
+    Raises:
+        UsageError: as `finish` does, of the first run that fails; without Ray where it is asked for.
+    """
+    if ray is not None:
+        _on_ray(jobs, ray, done)
+        return
+    for path, config in jobs.items():
+        finish(path, config)
+        done(path)
+
+
+def _on_ray(jobs: Mapping[Path, TrainConfig], address: str, done: Callable[[Path], object]) -> None:
+    try:
+        import ray
+    except ModuleNotFoundError:
+        raise UsageError("a sweep on Ray needs: pip install 'robovision[ray]'") from None
+    ray.init(None if address == "local" else address, include_dashboard=False, log_to_driver=False)
+    try:
+        task = ray.remote(max_retries=RESTARTS)(finish)
+        running = {
+            task.options(num_cpus=max(1, config.threads), num_gpus=int(config.device == "cuda")).remote(
+                path.resolve(), config
+            ): path
+            for path, config in jobs.items()
+        }
+        while running:
+            ready, _ = ray.wait(list(running))
+            for reference in ready:
+                path = running.pop(reference)
+                _collect(ray, reference, path)
+                done(path)
+    finally:
+        ray.shutdown()
+
+
+def _collect(ray, reference, path: Path) -> None:  # type: ignore[no-untyped-def]
+    """Raise what a training on Ray raised."""
+    try:
+        ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause if isinstance(error.cause, UsageError) else error from None
+    except ray.exceptions.WorkerCrashedError:
+        raise UsageError(f"the training in {path} lost {RESTARTS + 1} workers: run this again to go on") from None

@@ -1,0 +1,139 @@
+"""CenterPoint's head: objects as peaks at their centres, with offset, height, size and heading beside.
+
+Source: Yin et al., "Center-based 3D Object Detection and Tracking" (2021), section 4, with OpenPCDet's weights of the
+losses; peaks are drawn as in CornerNet (Law and Deng, 2018).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.heads import Found, Head, Maps, Objects, choose, flat
+
+BOX = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
+"""Channels of what describes a box: offset in cells, height, logarithm of the size, cosine and sine of the yaw."""
+RARE = -2.19
+"""Bias of the peaks' logits at the start: peaks are rare."""
+BOX_WEIGHT = 2.0
+
+
+class CenterHead(Head):
+    """Peaks `hm` [B, classes, H, W] as logits, and the maps of `BOX`."""
+
+    def __init__(self, width: int, config: DetectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, bias = config.center.channels, config.center.bias
+        self.shared = _convolution(width, channels, bias)
+        outputs = {**BOX, "hm": len(config.classes)}
+        self.parts = nn.ModuleDict(
+            {
+                name: nn.Sequential(_convolution(channels, channels, bias), nn.Conv2d(channels, count, 3, padding=1))
+                for name, count in outputs.items()
+            }
+        )
+        nn.init.constant_(self.parts["hm"][1].bias, RARE)  # type: ignore[index]
+
+    def forward(self, features: Tensor) -> Maps:
+        shared = self.shared(features)
+        return {name: part(shared).float() for name, part in self.parts.items()}
+
+    def losses(self, maps: Maps, truth: list[Objects]) -> dict[str, Tensor]:
+        height, width = maps["hm"].shape[2:]
+        targets = [peaks(objects, self.config, (height, width)) for objects in truth]
+        heat = torch.stack([target for target, *_ in targets]).to(maps["hm"].device)
+        count = max(1, sum(len(cells) for _, cells, _ in targets))
+        boxes = torch.cat([flat(maps[name], channels) for name, channels in BOX.items()], dim=2)
+        misses = [(boxes[k, cells] - code).abs().sum() for k, (_, cells, code) in enumerate(targets)]
+        return {
+            "heat_loss": peak_loss(maps["hm"], heat),
+            "box_loss": BOX_WEIGHT * torch.stack(misses).sum() / count,
+        }
+
+    def decode(self, maps: Maps) -> list[Found]:
+        scores = maps["hm"].sigmoid()
+        size, _, height, width = scores.shape
+        top = scores.flatten(1).topk(min(self.config.most, scores[0].numel()), dim=1)
+        boxes = torch.cat([flat(maps[name], channels) for name, channels in BOX.items()], dim=2)
+        found = []
+        for k in range(size):
+            sure = top.values[k] > self.config.score
+            value, place = top.values[k][sure], top.indices[k][sure]
+            cell = place % (height * width)
+            label = place.div(height * width, rounding_mode="floor")
+            read = decode_boxes(boxes[k, cell], cell, width, self.config)
+            found.append(choose(Found(read, label, value), self.config.overlap, self.config.most))
+        return found
+
+
+def peaks(objects: Objects, config: DetectorConfig, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """The targets of one sweep: peaks [classes, H, W], and of objects inside the map cells [M] and codes [M, 8]."""
+    height, width = shape
+    cell = _cell(config, objects.boxes)
+    place = (objects.boxes[:, :2] - objects.boxes.new_tensor(config.grid.low[:2])) / cell
+    inside = ((place >= 0) & (place < place.new_tensor([width, height]))).all(dim=1)
+    boxes, labels, place = objects.boxes[inside], objects.labels[inside], place[inside]
+    corner = place.floor()
+    radius = gaussian_radius(boxes[:, 3:5] / cell, config.center.overlap).floor().clamp(min=config.center.radius)
+    heat = boxes.new_zeros(len(config.classes), height, width)
+    for label, (x, y), reach in zip(labels.tolist(), corner.long().tolist(), radius.long().tolist(), strict=True):
+        _draw(heat[label], x, y, reach)
+    yaw = boxes[:, 6:]
+    code = torch.cat([place - corner, boxes[:, 2:3], boxes[:, 3:6].clamp(min=1e-2).log(), yaw.cos(), yaw.sin()], dim=1)
+    return heat, (corner[:, 1] * width + corner[:, 0]).long(), code
+
+
+def decode_boxes(code: Tensor, cell: Tensor, width: int, config: DetectorConfig) -> Tensor:
+    """The boxes [M, 7] of codes [M, 8] at cells [M] of a map that is `width` cells wide."""
+    corner = torch.stack([cell % width, cell.div(width, rounding_mode="floor")], dim=1)
+    place = (corner + code[:, :2]) * _cell(config, code) + code.new_tensor(config.grid.low[:2])
+    yaw = torch.atan2(code[:, 7], code[:, 6])
+    return torch.cat([place, code[:, 2:3], code[:, 3:6].clamp(max=5).exp(), yaw[:, None]], dim=1)
+
+
+def gaussian_radius(sizes: Tensor, overlap: float) -> Tensor:
+    """Cells [N] that a box of sizes [N, 2] can be moved by and still overlap by so much (CornerNet's three cases)."""
+    total, area = sizes.sum(dim=1), sizes.prod(dim=1)
+    cases = (
+        (1.0, total, area * (1 - overlap) / (1 + overlap)),
+        (4.0, 2 * total, area * (1 - overlap)),
+        (4 * overlap, -2 * overlap * total, -area * (1 - overlap)),
+    )
+    # As everybody who copied it does, the root is halved, not divided by twice the first coefficient.
+    return torch.stack([(b + (b.square() - 4 * a * c).clamp(min=0).sqrt()) / 2 for a, b, c in cases]).amin(dim=0)
+
+
+def peak_loss(logits: Tensor, heat: Tensor) -> Tensor:
+    """CornerNet's focal loss of peaks [B, C, H, W]: full at the centres, less beside them; over the objects."""
+    chance = logits.sigmoid().clamp(1e-4, 1 - 1e-4)
+    at = heat == 1
+    hit = torch.where(at, chance.log() * (1 - chance).square(), 0).sum()
+    miss = torch.where(at, 0, (1 - chance).log() * chance.square() * (1 - heat).pow(4)).sum()
+    return -(hit + miss) / at.sum().clamp(min=1)
+
+
+def _draw(heat: Tensor, x: int, y: int, radius: int) -> None:
+    """A Gaussian peak at a cell of a map [H, W]; where peaks meet, the higher one counts."""
+    height, width = heat.shape
+    left, right, low, high = (
+        max(0, x - radius),
+        min(width, x + radius + 1),
+        max(0, y - radius),
+        min(height, y + radius + 1),
+    )
+    sigma = (2 * radius + 1) / 6
+    across = torch.arange(left, right, device=heat.device) - x
+    along = torch.arange(low, high, device=heat.device) - y
+    peak = torch.exp(-(along[:, None].square() + across[None].square()) / (2 * sigma * sigma))
+    heat[low:high, left:right] = torch.maximum(heat[low:high, left:right], peak)
+
+
+def _cell(config: DetectorConfig, like: Tensor) -> Tensor:
+    """Length and width [2] of the map's cells in metres."""
+    return like.new_tensor(config.grid.voxel[:2]) * config.stride
+
+
+def _convolution(width: int, channels: int, bias: bool) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(width, channels, 3, padding=1, bias=bias), nn.BatchNorm2d(channels), nn.ReLU())

@@ -1,0 +1,95 @@
+"""A detector in one file: its weights, and in the file's header what it is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import dacite
+from torch import Tensor
+
+from robovision import weights
+from robovision.errors import UsageError
+from robovision.files import write_atomically
+from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.detector import Detector
+from robovision.run import to_dict
+
+KEY = "robovision.lidar.detector"
+"""The entry of the header that holds the config as JSON."""
+SHOWN = 5
+"""Differences that are named when weights do not fit."""
+
+
+def save_detector(path: Path, detector: Detector) -> None:
+    """Write a detector with its weights in half precision, as safetensors.
+
+    Raises:
+        UsageError: if the file can't be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in detector.state_dict().items()
+    }
+    with write_atomically(path) as file:
+        file.write(save(tensors, {KEY: json.dumps(to_dict(detector.config))}))
+
+
+def load_detector(path: Path) -> Detector:
+    """The detector in a file, on the CPU, in evaluation mode.
+
+    Raises:
+        UsageError: if it can't be read, is no detector of this library, or its weights do not fit what it says it is.
+    """
+    config = read_config(path)
+    detector = Detector(config)
+    assign(detector, weights.load_floats(path), path)
+    return detector.eval()
+
+
+def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy tensors into a detector that has exactly their names and shapes.
+
+    Raises:
+        UsageError: saying whether they are of another list of classes or of another model, with what differs first.
+    """
+    own = {name: tuple(value.shape) for name, value in detector.state_dict().items()}
+    given = {name: tuple(value.shape) for name, value in tensors.items()}
+    faults = [
+        f"{name}: {given.get(name, 'missing')}, not {shape}" for name, shape in own.items() if given.get(name) != shape
+    ]
+    faults += [f"{name}: unexpected" for name in given if name not in own]
+    if faults:
+        heads = all(fault.startswith("head.") for fault in faults)
+        kind = f"for another list of classes than {', '.join(detector.config.classes)}" if heads else "of another model"
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise UsageError(f"{path} holds weights {kind}:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+    detector.load_state_dict(dict(tensors))
+
+
+def read_config(path: Path) -> DetectorConfig:
+    """What the detector in a file is.
+
+    Raises:
+        UsageError: as `load_detector`.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except FileNotFoundError:
+        raise UsageError(f"there is no weight file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is no readable safetensors file: {error}") from error
+    if KEY not in header:
+        raise UsageError(
+            f"{path} holds no detector: its header does not say which; give one of `robovision lidar train`"
+        )
+    try:
+        return dacite.from_dict(DetectorConfig, json.loads(header[KEY]), dacite.Config(strict=True, cast=[tuple]))
+    except (dacite.DaciteError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}: its header describes no detector of this version: {error}") from error

@@ -1,0 +1,205 @@
+"""Training of a detector in a run folder, in one process or data-parallel under torchrun.
+
+Everything random depends on the seed and the step alone, so a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.encoders.processes import Processes
+from robovision.errors import UsageError
+from robovision.files import write_csv
+from robovision.lidar.detectors.augmentation import Scene, augment
+from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
+from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.detectors.files import assign, load_detector, save_detector
+from robovision.lidar.detectors.heads import Objects
+from robovision.lidar.detectors.hedges import add_hedges
+from robovision.lidar.detectors.pasting import Pasting, collect
+from robovision.lidar.detectors.train_options import TrainOptions
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
+from robovision.run import Run
+from robovision.seeding import derive
+from robovision.types import Metric
+
+CURVE_EVERY = 10
+"""One of so many steps is a row of the curve."""
+GRADIENT_NORM = 10.0
+
+Batch = tuple[Tensor, Tensor, list[Objects]]
+"""Points [P, F], the sweep of each [P], and the true objects of each sweep."""
+
+
+def resolve(options: TrainOptions) -> TrainOptions:
+    """The options with every `auto` and 0 replaced by what it means on this machine."""
+    device = resolve_device(options.device)
+    return dataclasses.replace(
+        options,
+        data=tuple(path.resolve() for path in options.data),
+        start=None if options.start is None else options.start.resolve(),
+        device=device,
+        precision=resolve_precision(options.precision, device),
+        threads=options.threads or cpu_count(),
+    )
+
+
+class Sweeps(Dataset[Batch]):
+    """The batches of a training by step, each for one process."""
+
+    def __init__(
+        self, clouds: list[Path], options: TrainOptions, processes: Processes, pasting: Pasting | None
+    ) -> None:
+        self._clouds, self._options, self._processes, self._pasting = clouds, options, processes, pasting
+        self._config = options.detector()
+
+    def __getitem__(self, step: int) -> Batch:
+        generator = self._processes.generator(self._options.seed, step)
+        return join([self._scene(number, generator) for number in self._processes.share(self._numbers(step))])
+
+    def _numbers(self, step: int) -> list[int]:
+        """The sweeps of a step: all of them once, in an order by chance, before any comes again."""
+        batch, count = self._options.batch, len(self._clouds)
+        places = range(step * batch, (step + 1) * batch)
+        orders = {
+            epoch: np.random.default_rng(derive(self._options.seed, "order", epoch)).permutation(count)
+            for epoch in {place // count for place in places}
+        }
+        return [int(orders[place // count][place % count]) for place in places]
+
+    def _scene(self, number: int, generator: torch.Generator) -> Scene:
+        options = self._options
+        scene = read_scene(self._clouds[number], self._config, options.view)
+        if self._pasting is not None:
+            scene = self._pasting(scene, generator)
+        if options.augment.hedges:
+            scene = add_hedges(scene, options.augment.hedges, self._config.ground, generator)
+        scene, _ = augment(scene, options.augment, generator)
+        return drop_unseen(scene, options.least)
+
+
+def join(scenes: list[Scene]) -> Batch:
+    """Scenes as one batch."""
+    counts = torch.tensor([len(scene.points) for scene in scenes])
+    sample = torch.arange(len(scenes)).repeat_interleave(counts)
+    return torch.cat([scene.points for scene in scenes]), sample, [scene.objects for scene in scenes]
+
+
+class Objective(nn.Module):
+    """The detector's losses as what `forward` gives, which is what DistributedDataParallel averages over."""
+
+    def __init__(self, detector: Detector, precision: str) -> None:
+        super().__init__()
+        self.detector = detector
+        self._half = precision == "bfloat16"
+
+    def forward(self, points: Tensor, sample: Tensor, truth: list[Objects]) -> dict[str, Tensor]:
+        with torch.autocast(points.device.type, torch.bfloat16, enabled=self._half):
+            maps = self.detector(points, sample, len(truth))
+        return self.detector.head.losses(maps, truth)
+
+
+class Training:
+    """One training in one run folder, from wherever the folder stands to the end.
+
+    Args:
+        run: the folder; only the first process writes there.
+        options: completely resolved.
+        processes: those that share each batch.
+
+    Raises:
+        UsageError: if the batch can't be shared evenly, a class has no labels, the loss is no longer finite, or
+            something can't be written or read.
+    """
+
+    def __init__(self, run: Run, options: TrainOptions, processes: Processes) -> None:
+        if options.batch % processes.count:
+            raise UsageError(f"batch ({options.batch}) must be a multiple of the {processes.count} processes")
+        self.run, self.options, self._processes = run, options, processes
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        self._seconds = 0.0
+
+    def execute(self) -> list[Metric]:
+        """Train whatever is still missing; returns the final metrics. Writes detector.safetensors."""
+        options, own = self.options, self._processes
+        make_deterministic(options.seed, options.threads)
+        sequences = take_fraction(find_sequences(options.data), options.fraction, options.seed)
+        self.labels = check_classes(sequences, options.detector())
+        clouds = [cloud for sequence in sequences for cloud in sequence.clouds]
+        self.sweeps, self.sequences = len(clouds), len(sequences)
+        pasting = collect(clouds, options) if options.paste else None
+        self.detector = self._detector().to(own.device(options.device))
+        self.optimizer = adamw(self.detector, options.weight_decay)
+        self.step, self.curve, self._seconds = restore(self.run, self.detector, self.optimizer)
+        objective: nn.Module = Objective(self.detector, options.precision)
+        if own.count > 1:
+            objective = DistributedDataParallel(objective)
+        self._fit(objective, self._load(Sweeps(clouds, options, own, pasting)))
+        return self._conclude()
+
+    def _detector(self) -> Detector:
+        detector = Detector(self.options.detector())
+        if self.options.start is not None:
+            assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
+        return detector
+
+    def _load(self, sweeps: Sweeps) -> Iterator[Batch]:
+        steps = range(self.step, self.options.steps)
+        return iter(DataLoader(sweeps, batch_size=None, sampler=steps, num_workers=self.options.loaders))
+
+    def _fit(self, objective: nn.Module, batches: Iterator[Batch]) -> None:
+        options, leads = self.options, self._processes.leads
+        objective.train()
+        with tqdm(total=options.steps, initial=self.step, desc="detector", unit="step", disable=not leads) as bar:
+            while self.step < options.steps:
+                began = time.monotonic()
+                terms = self._train_step(objective, next(batches))
+                self.step += 1
+                self._seconds += time.monotonic() - began
+                if self.step % CURVE_EVERY == 0 or self.step == options.steps:
+                    means = {name: self._processes.mean(value) for name, value in terms.items()}
+                    self.curve.append({"step": self.step, **means})
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                bar.update()
+                if leads and (self.step % options.checkpoint_every == 0 or self.step == options.steps):
+                    self._save()
+
+    def _train_step(self, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """One step of AdamW on the loss of one batch."""
+        options, device = self.options, self._processes.device(self.options.device)
+        points, sample, truth = batch
+        moved = [Objects(objects.boxes.to(device), objects.labels.to(device)) for objects in truth]
+        terms = cast("dict[str, Tensor]", objective(points.to(device), sample.to(device), moved))
+        loss = torch.stack(list(terms.values())).sum()
+        check_loss(loss, self.step, f"a lower --lr than {options.lr:g}, or --precision float32")
+        descend(loss, objective, self.optimizer, learning_rate(self.step, options.steps, options.lr), GRADIENT_NORM)
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _save(self) -> None:
+        save(self.run, self.step, self.curve, self._seconds, self.detector, self.optimizer)
+        if self.curve:
+            write_csv(self.run.path / "curve.csv", list(self.curve[-1]), self.curve)
+
+    def _conclude(self) -> list[Metric]:
+        last = self.curve[-max(1, len(self.curve) // 20) :]
+        names = [name for name in last[0] if name != "step"]
+        metrics = [Metric(name, float(np.mean([row[name] for row in last])), "1", count=len(last)) for name in names]
+        metrics.append(Metric("training_time", round(self._seconds, 1), "s"))
+        if self._processes.leads:
+            save_detector(self.run.path / "detector.safetensors", self.detector)
+            details = {"sequences": self.sequences, "sweeps": self.sweeps, "labels": dict(self.labels)}
+            self.run.write_results(metrics, {"steps": self.step, **details})
+        return metrics

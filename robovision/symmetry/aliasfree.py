@@ -1,0 +1,228 @@
+"""Layers without aliasing: what they make of an image moves with it by fractions of a pixel too.
+
+A pointwise nonlinearity makes frequencies that the pixels can't hold, and a stride drops pixels whose frequencies
+then fold back; both depend on where the pixels lie. Here each nonlinearity acts on a finer grid, and everything
+above the coarser grid's limit is filtered out before pixels are dropped (Karras et al., "Alias-free generative
+adversarial networks", NeurIPS 2021, section 2; Zhou et al., "Alias-free latent diffusion models", CVPR 2025).
+
+`ideal` filters by the Fourier transform: exact on the torus, where what leaves on one side enters on the other.
+`kaiser` filters with a windowed sinc of a few pixels: local, and good to its stopband.
+
+Convention:
+    Maps are [B, C, H, W]; cells keep their centres: cell i of a map that becomes `factor` times finer has its centre
+    between cells factor * i and factor * i + factor - 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robovision.errors import UsageError
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Image
+from robovision.symmetry.groups import cyclic_shifts
+from robovision.symmetry.plane import fourier_shift
+
+Filter = Literal["ideal", "kaiser"]
+TAPS = 6
+"""Cells of the coarse grid that a Kaiser filter reaches over (StyleGAN3's `filter_size`)."""
+TRANSITION = 0.6
+"""Width of a Kaiser filter's transition band over the coarse grid's limit."""
+
+
+class IdealUpsample(nn.Module):
+    """Maps `factor` times as fine, band-limited: [B, C, H, W] -> [B, C, factor * H, factor * W].
+
+    The highest frequency of an even side, whose phase the pixels don't hold, is left out.
+
+    Raises:
+        UsageError: for a factor below 1.
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = _check_factor(factor)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return (Symmetry(cyclic_shifts(0.125, 1.0, 3.3), "exact", outputs=Image(1 / self.factor)),)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        finer = _resample(_resample(maps, -2, self.factor * maps.shape[-2]), -1, self.factor * maps.shape[-1])
+        offset = (self.factor - 1) / 2  # from the cell's corner to its middle
+        return fourier_shift(finer, offset, offset) if offset else finer
+
+
+class IdealDownsample(nn.Module):
+    """Maps `factor` times as coarse, everything above the coarse grid's limit left out before.
+
+    Raises:
+        UsageError: for a factor below 1; in use, for sides that the factor does not divide.
+    """
+
+    def __init__(self, factor: int = 2) -> None:
+        super().__init__()
+        self.factor = _check_factor(factor)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return (Symmetry(cyclic_shifts(0.125, 1.0, 3.3), "exact", outputs=Image(self.factor)),)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        _check_sides(maps, self.factor)
+        offset = (self.factor - 1) / 2
+        centred = fourier_shift(maps, -offset, -offset) if offset else maps
+        rows, columns = (side // self.factor for side in maps.shape[-2:])
+        return _resample(_resample(centred, -2, rows), -1, columns)
+
+
+class KaiserUpsample(nn.Module):
+    """As `IdealUpsample`, with a local filter; what it reaches beyond the border is 0 or comes from the other side.
+
+    Args:
+        factor: how many times finer.
+        border: `zeros` or `circular`.
+
+    Raises:
+        UsageError: for a factor below 1.
+    """
+
+    kernel: Tensor
+
+    def __init__(self, factor: int = 2, border: Literal["zeros", "circular"] = "zeros") -> None:
+        super().__init__()
+        self.factor = _check_factor(factor)
+        self.border = border
+        self.register_buffer("kernel", kaiser_kernel(factor) * factor, persistent=False)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return _kaiser_symmetries(self.border, 1 / self.factor, self.factor)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return _along(
+            _along(maps, self.kernel, self.factor, self.border, True).mT, self.kernel, self.factor, self.border, True
+        ).mT
+
+
+class KaiserDownsample(nn.Module):
+    """As `IdealDownsample`, with a local filter; see `KaiserUpsample`."""
+
+    kernel: Tensor
+
+    def __init__(self, factor: int = 2, border: Literal["zeros", "circular"] = "zeros") -> None:
+        super().__init__()
+        self.factor = _check_factor(factor)
+        self.border = border
+        self.register_buffer("kernel", kaiser_kernel(factor), persistent=False)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return _kaiser_symmetries(self.border, self.factor, self.factor)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        _check_sides(maps, self.factor)
+        return _along(
+            _along(maps, self.kernel, self.factor, self.border, False).mT, self.kernel, self.factor, self.border, False
+        ).mT
+
+
+class FilteredActivation(nn.Module):
+    """A nonlinearity between twofold (or finer) upsampling and downsampling: its new high frequencies are filtered.
+
+    Args:
+        activation: acts on each number.
+        factor: how much finer the grid is that it acts on.
+        filter: `ideal` or `kaiser`.
+        border: of the Kaiser filter.
+    """
+
+    def __init__(
+        self,
+        activation: Callable[[Tensor], Tensor],
+        factor: int = 2,
+        filter: Filter = "ideal",  # noqa: A002 (the field's word)
+        border: Literal["zeros", "circular"] = "zeros",
+    ) -> None:
+        super().__init__()
+        self.activation = activation
+        ideal = filter == "ideal"
+        self.up = IdealUpsample(factor) if ideal else KaiserUpsample(factor, border)
+        self.down = IdealDownsample(factor) if ideal else KaiserDownsample(factor, border)
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Exact for whole pixels on the torus; for fractions as good as the grid is fine."""
+        whole, fine = cyclic_shifts(1.0, 3.0), cyclic_shifts(0.125, 0.5)
+        tolerance = 0.05 if isinstance(self.up, IdealUpsample) else 0.3
+        torus = isinstance(self.up, IdealUpsample) or self.up.border == "circular"
+        return (
+            Symmetry(whole, "exact" if torus else "none"),
+            Symmetry(fine, "approximate", tolerance=tolerance) if torus else Symmetry(fine, "none"),
+        )
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.down(self.activation(self.up(maps)))  # type: ignore[no-any-return]
+
+
+def kaiser_kernel(factor: int) -> Tensor:
+    """A low-pass filter for the limit of a grid `factor` times as coarse, float32 [TAPS * factor], of sum 1.
+
+    The sinc of that limit times a Kaiser window whose attenuation follows from its length and transition band
+    (StyleGAN3, appendix C).
+    """
+    length = TAPS * factor
+    width = TRANSITION / factor * 2
+    attenuation = 2.285 * (length - 1) * math.pi * width + 7.95
+    if attenuation > 50:
+        beta = 0.1102 * (attenuation - 8.7)
+    else:
+        beta = 0.5842 * max(0.0, attenuation - 21) ** 0.4 + 0.07886 * max(0.0, attenuation - 21)
+    places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
+    kernel = torch.sinc(places / factor) * torch.kaiser_window(length, False, beta, dtype=torch.float64)
+    return (kernel / kernel.sum()).float()
+
+
+def _resample(maps: Tensor, axis: int, wanted: int) -> Tensor:
+    """Maps of another length along an axis, by its Fourier coefficients; what neither grid holds is 0."""
+    length = maps.shape[axis]
+    if length == wanted:
+        return maps
+    coefficients = torch.fft.rfft(maps, dim=axis)
+    kept = (min(length, wanted) + 1) // 2
+    coefficients = coefficients.narrow(axis, 0, kept)
+    resampled: Tensor = torch.fft.irfft(coefficients, n=wanted, dim=axis) * (wanted / length)
+    return resampled
+
+
+def _along(maps: Tensor, kernel: Tensor, factor: int, border: str, finer: bool) -> Tensor:
+    """Rows [..., H, W] filtered and made `factor` times as fine, or as coarse."""
+    batch, channels, rows, columns = maps.shape
+    lines = maps.reshape(-1, 1, columns)
+    reach = (len(kernel) - factor) // 2
+    taps = kernel.to(maps)[None, None]
+    if not finer:
+        padded = functional.pad(lines, (reach, reach), mode="circular" if border == "circular" else "constant")
+        return functional.conv1d(padded, taps, stride=factor).reshape(batch, channels, rows, -1)
+    beyond = -(-reach // factor)
+    padded = functional.pad(lines, (beyond, beyond), mode="circular" if border == "circular" else "constant")
+    spread = functional.conv_transpose1d(padded, taps, stride=factor)
+    first = reach + factor * beyond
+    return spread[..., first : first + factor * columns].reshape(batch, channels, rows, -1)
+
+
+def _kaiser_symmetries(border: str, cell: float, factor: int) -> tuple[Symmetry, ...]:
+    steps = cyclic_shifts(float(factor), 2.0 * factor)
+    return (Symmetry(steps, "exact" if border == "circular" else "none", outputs=Image(cell)),)
+
+
+def _check_factor(factor: int) -> int:
+    if factor < 1:
+        raise UsageError(f"the factor must be at least 1, got {factor}")
+    return factor
+
+
+def _check_sides(maps: Tensor, factor: int) -> None:
+    if maps.shape[-2] % factor or maps.shape[-1] % factor:
+        raise UsageError(f"maps of {maps.shape[-2]} x {maps.shape[-1]} can't be made {factor} times as coarse")

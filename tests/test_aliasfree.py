@@ -1,0 +1,112 @@
+"""Alias-free layers: the gates in decibel under fractional shifts, and what the filters are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from robovision.errors import UsageError
+from robovision.symmetry.aliasfree import (
+    FilteredActivation,
+    IdealDownsample,
+    IdealUpsample,
+    KaiserDownsample,
+    KaiserUpsample,
+    kaiser_kernel,
+)
+from robovision.symmetry.plane import fourier_shift
+
+SHIFT = 0.37
+
+
+def leaky(x: Tensor) -> Tensor:
+    return functional.leaky_relu(x, 0.2)
+
+
+def noise(channels: int = 1, side: int = 64) -> Tensor:
+    """White noise but for the highest frequency, whose phase pixels don't hold."""
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(1, channels, side, side, generator=generator, dtype=torch.float64)
+    filtered: Tensor = IdealDownsample(2)(IdealUpsample(2)(maps))
+    return filtered
+
+
+def decibels(function: Callable[[Tensor], Tensor], maps: Tensor, cell: float = 1.0) -> float:
+    """PSNR of g(T x) against T g(x), T a shift by a fraction of a pixel on the torus."""
+    with torch.no_grad():
+        found = function(fourier_shift(maps, SHIFT, SHIFT))
+        expected = fourier_shift(function(maps), SHIFT / cell, SHIFT / cell)
+    peak = float(expected.max() - expected.min())
+    return 10 * math.log10(peak**2 / float((found - expected).square().mean()))
+
+
+def stack(finer: int) -> nn.Sequential:
+    """Eight convolutions with SiLU on the torus, of He's gain; `finer` is the nonlinearity's grid, 1: plain."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for _ in range(8):
+        convolution = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+        nn.init.kaiming_normal_(convolution.weight)
+        layers += [convolution, FilteredActivation(functional.silu, finer) if finer > 1 else nn.SiLU()]
+    return nn.Sequential(*layers).double()
+
+
+def test_the_gates() -> None:
+    assert decibels(leaky, noise()) < 30
+    assert decibels(FilteredActivation(leaky), noise()) > 45
+    assert decibels(FilteredActivation(leaky, 4), noise()) > 55
+    assert decibels(stack(1), noise(4)) < 25
+    assert decibels(stack(2), noise(4)) > 50
+    assert decibels(stack(4), noise(4)) > 85
+    assert decibels(lambda x: x[..., ::2, ::2], noise(), 2) < 20
+    for factor in (2, 3, 4):
+        side = noise(side=60)
+        assert decibels(IdealDownsample(factor), side, factor) > 100
+        assert decibels(IdealUpsample(factor), side, 1 / factor) > 100
+
+
+def test_ideal_resampling_keeps_waves_and_their_places() -> None:
+    """A wave of the coarse grid, sampled at the middles of finer and of coarser cells."""
+    x = torch.arange(24).double()
+    wave = (2 * math.pi * 3 * (x + 0.5) / 24).cos().expand(1, 1, 24, 24)
+    fine, coarse = torch.arange(48).double(), torch.arange(12).double()
+    expected = (2 * math.pi * 3 * (fine + 0.5) / 48).cos()
+    assert torch.allclose(IdealUpsample(2)(wave)[0, 0, 5], expected, atol=1e-12)
+    assert torch.allclose(IdealDownsample(2)(wave)[0, 0, 5], (2 * math.pi * 3 * (coarse + 0.5) / 12).cos(), atol=1e-12)
+    high = (2 * math.pi * 9 * (x + 0.5) / 24).cos().expand(1, 1, 24, 24)
+    assert float(IdealDownsample(2)(high).abs().max()) < 1e-12
+
+
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+def test_kaiser_filters_keep_low_waves_and_their_places(border: str) -> None:
+    x = torch.arange(24).double()
+    wave = (2 * math.pi * 2 * (x + 0.5) / 24).cos().expand(1, 1, 24, 24)
+    up, down = KaiserUpsample(2, border), KaiserDownsample(2, border)  # type: ignore[arg-type]
+    middle = slice(16, 32)
+    fine = (2 * math.pi * 2 * (torch.arange(48).double() + 0.5) / 48).cos()
+    assert torch.allclose(up(wave)[0, 0, 24, middle], fine[middle], atol=0.02)
+    assert torch.allclose(down(up(wave))[..., 8:16, 8:16], wave[..., 8:16, 8:16], atol=0.03)
+    assert up(wave).shape == (1, 1, 48, 48) and down(wave).shape == (1, 1, 12, 12)
+
+
+def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold() -> None:
+    kernel = kaiser_kernel(2)
+    assert torch.allclose(kernel, kernel.flip(0))
+    assert float(kernel.sum()) == pytest.approx(1)
+    response = torch.fft.rfft(kernel, 256).abs()
+    assert float(response[:20].min()) > 0.95
+    assert float(response[105:].max()) < 0.02
+
+
+def test_wrong_factors_and_sides_are_told() -> None:
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        IdealUpsample(0)
+    with pytest.raises(UsageError, match="maps of 9 x 8 can't be made 2 times as coarse"):
+        IdealDownsample()(torch.zeros(1, 1, 9, 8))
+    with pytest.raises(UsageError, match="can't be made 2 times as coarse"):
+        KaiserDownsample()(torch.zeros(1, 1, 8, 9))
