@@ -16,6 +16,8 @@ from robovision.devices import Device, resolve_device
 from robovision.errors import UsageError
 from robovision.run import Run
 
+SCHEME = "hf://"
+"""How a repository on the Hugging Face Hub is named where a run folder is expected: hf://owner/name."""
 Observation = Mapping[str, NDArray[Any]]
 Actions = NDArray[np.float32]
 
@@ -53,7 +55,7 @@ def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu
     """The policy of a run folder, ready to act.
 
     Args:
-        run: the folder.
+        run: the folder, or hf://owner/name for a policy on the Hugging Face Hub.
         checkpoint: `final`, `best` (of the evaluated ones) or the number of a step.
         device: where it computes.
 
@@ -61,12 +63,21 @@ def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu
         UsageError: if the folder is no run, or of a kind that has no policy; if it has no such checkpoint, or a
             damaged one.
     """
-    opened = Run.open(Path(run))
+    opened = Run.open(_folder(run))
     if opened.job not in LOADERS:
         raise UsageError(f"{run} is a run of `robovision {opened.job}`, which trains no policy")
     module, name = LOADERS[opened.job].split(":")
     loader: Callable[[Run, str, Device], Agent] = getattr(importlib.import_module(module), name)
     return loader(opened, str(checkpoint), resolve_device(device))
+
+
+def _folder(run: Path | str) -> Path:
+    """A run folder as it is, one on the Hub after downloading it."""
+    if not str(run).startswith(SCHEME):
+        return Path(run)
+    from robovision.agents.hub import pull
+
+    return pull(str(run).removeprefix(SCHEME))
 
 
 def find_step(run: Run, checkpoint: str) -> int:

@@ -7,12 +7,12 @@ weighted by how many actions each process predicts.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from typing import Self
 
 import torch
 from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
 
 PATIENCE = timedelta(hours=6)
 """For which processes wait for the first one, which alone records demonstrations and evaluates."""
@@ -43,6 +43,30 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
+def processes_here() -> int:
+    """How many of them share this machine, also before they joined."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def agree(value: str) -> str:
+    """What the first process says, in every process."""
+    if not distributed.is_initialized():
+        return value
+    said = [value]
+    distributed.broadcast_object_list(said)
+    return said[0]
+
+
+@contextmanager
+def first_alone() -> Iterator[None]:
+    """The first process goes through this before the others do: it makes what they find."""
+    if rank() != 0:
+        wait()
+    yield
+    if rank() == 0:
+        wait()
+
+
 def wait() -> None:
     """Wait until every process is here."""
     if distributed.is_initialized():
@@ -58,17 +82,29 @@ def total(value: Tensor) -> Tensor:
     return value
 
 
+class _Sum(torch.autograd.Function):
+    """The sum of a tensor over the processes; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(value: Tensor) -> Tensor:
+        return total(value)
+
+    @staticmethod
+    def setup_context(ctx: object, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:
+        return total(gradient)
+
+
+def _sum(value: Tensor) -> Tensor:
+    summed: Tensor = _Sum.apply(value)  # type: ignore[no-untyped-call]
+    return summed
+
+
 class Shared1d(nn.BatchNorm1d):
     """A batch norm that measures over the batches of all processes, on any device."""
-
-    @classmethod
-    def of(cls, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Self:
-        """One with the parameters and statistics of another, which are shared."""
-        shared = cls(norm.num_features, norm.eps, norm.momentum)
-        shared.weight, shared.bias = norm.weight, norm.bias
-        shared.running_mean, shared.running_var = norm.running_mean, norm.running_var
-        shared.num_batches_tracked = norm.num_batches_tracked
-        return shared
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         return _normalise(self, input) if self.training else super().forward(input)
@@ -77,8 +113,6 @@ class Shared1d(nn.BatchNorm1d):
 class Shared2d(nn.BatchNorm2d):
     """The same for maps."""
 
-    of = Shared1d.of.__func__  # type: ignore[attr-defined]
-
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         return _normalise(self, input) if self.training else super().forward(input)
 
@@ -86,23 +120,31 @@ class Shared2d(nn.BatchNorm2d):
 def share_statistics(module: nn.Module) -> None:
     """Let every batch norm in a module measure over the batches of all processes."""
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, Shared2d.of(child))
-        elif isinstance(child, nn.BatchNorm1d):
-            setattr(module, name, Shared1d.of(child))
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            setattr(module, name, _shared(child))
         else:
             share_statistics(child)
+
+
+def _shared(norm: nn.BatchNorm1d | nn.BatchNorm2d) -> Shared1d | Shared2d:
+    """A shared batch norm with the parameters and statistics of another."""
+    kind = Shared2d if isinstance(norm, nn.BatchNorm2d) else Shared1d
+    shared = kind(norm.num_features, norm.eps, norm.momentum)
+    shared.weight, shared.bias = norm.weight, norm.bias
+    shared.running_mean, shared.running_var = norm.running_mean, norm.running_var
+    shared.num_batches_tracked = norm.num_batches_tracked
+    return shared
 
 
 def _normalise(norm: nn.BatchNorm1d | nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch norm [N, C, ...] in training with the mean and variance over all processes."""
     over = [0, *range(2, x.ndim)]
     shape = [1, -1, *[1] * (x.ndim - 2)]
-    whole = x.float()
+    whole = x.to(torch.promote_types(x.dtype, torch.float32))
     count = total(torch.tensor(float(x.numel() // x.shape[1]), device=x.device))
-    mean: Tensor = all_reduce(whole.sum(over)) / count  # type: ignore[no-untyped-call]
+    mean = _sum(whole.sum(over)) / count
     centred = whole - mean.view(shape)
-    variance: Tensor = all_reduce(centred.square().sum(over)) / count  # type: ignore[no-untyped-call]
+    variance = _sum(centred.square().sum(over)) / count
     _remember(norm, mean.detach(), variance.detach() * count / (count - 1))
     scale: Tensor = norm.weight * (variance + norm.eps).rsqrt()
     return (centred * scale.view(shape) + norm.bias.view(shape)).to(x.dtype)

@@ -37,7 +37,7 @@ class Learner:
         self._plan: torch.nn.Module = self.policy
         if distributed.processes() > 1:
             distributed.share_statistics(self.policy)
-            self._plan = DistributedDataParallel(self.policy, broadcast_buffers=False, static_graph=True)
+            self._plan = DistributedDataParallel(self.policy, static_graph=True)
         self.optimizer = adamw(self.policy, config.optimisation.weight_decay)
         self._average: AveragedModel | None = None
         if config.optimisation.ema:

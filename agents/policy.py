@@ -72,7 +72,7 @@ class Policy(nn.Module):
         flat = frames.flatten(0, 1)
         with torch.autocast(flat.device.type, torch.bfloat16, enabled=half):
             embedded = self.read(flat) if encoded else self.embed(flat.contiguous(memory_format=torch.channels_last))
-        return self.plan(histories(embedded.float().view(*frames.shape[:2], -1), valid), felt)
+        return self.plan(histories(embedded.to(self.action_mean.dtype).view(*frames.shape[:2], -1), valid), felt)
 
     def embed(self, images: Tensor) -> Tensor:
         """One vector [N, D] an image [N, 3, H, W]."""

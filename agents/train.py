@@ -51,7 +51,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config,
         device=device,
-        threads=config.threads or cpu_count(),
+        threads=config.threads or max(1, cpu_count() // distributed.processes_here()),
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
         data=None if config.data is None else config.data.resolve(),
@@ -91,6 +91,8 @@ class Training:
     def execute(self) -> list[Metric]:
         """Collect, train and evaluate whatever is still missing; returns the final metrics.
 
+        Of several processes the first one does all but the training, and has the metrics; the others return none.
+
         Raises:
             UsageError: if the loss is no longer finite, or something can't be written or read.
         """
@@ -99,7 +101,7 @@ class Training:
         self._restore()
         self._encode()
         self._fit()
-        return self._conclude()
+        return self._conclude() if distributed.rank() == 0 else []
 
     def _prepare(self) -> None:
         config, optimisation = self.config, self.config.optimisation
@@ -139,7 +141,7 @@ class Training:
             precision=config.optimisation.precision,
             preset=config.env.preset,
         )
-        with tqdm(total=len(self.clips), desc="features", unit="image") as bar:
+        with distributed.first_alone(), tqdm(total=len(self.clips), desc="features", unit="image") as bar:
             kept = keep(policy.encoder, recipe, torch.split(self.clips.frames, self.lengths), bar.update)
         tqdm.write(str(kept))
         self.clips.frames = kept.features
@@ -153,8 +155,9 @@ class Training:
                 self.step += 1
                 self._seconds += time.monotonic() - began
                 if self.step % CURVE_EVERY == 0 or self.step == self.steps:
-                    self.curve.append({"step": self.step, "loss": loss.item(), "lr": rate})
-                    bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+                    whole = distributed.total(loss).item() / distributed.processes()
+                    self.curve.append({"step": self.step, "loss": whole, "lr": rate})
+                    bar.set_postfix(loss=f"{whole:.3f}", refresh=False)
                 bar.update()
                 if self.step % every == 0 or self.step in self.milestones:
                     self._save()

@@ -22,6 +22,7 @@ from robovision.commands import (
     pretrain,
     reinforcement,
     symmetry,
+    use,
     weights,
 )
 from robovision.errors import UsageError, unknown
@@ -34,6 +35,8 @@ commands:
   train      train a control policy from pixels by behaviour cloning
   rl         train a control policy from pixels by reinforcement learning
   evaluate   play episodes with a trained policy
+  export     write a policy as ONNX or a torch program
+  push       upload a policy to the Hugging Face Hub
   pretrain   pretrain an encoder on images without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   keypoints  extract, match, evaluate, export and train keypoints
@@ -54,6 +57,7 @@ GROUPS = {"lidar": lidar.GROUP, "bench": bench.GROUP, "pretrain": pretrain.GROUP
 COMMANDS: dict[str, Command] = {
     **policies.COMMANDS,
     **reinforcement.COMMANDS,
+    **use.COMMANDS,
     **pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +16,10 @@ from robovision.agents.agent import LOADERS, Agent
 from robovision.agents.cloned import ClonedAgent
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.export import Form, export, inputs, play
+from robovision.agents.hub import pack, push
 from robovision.agents.policy import Ensemble, Policy, make_policy
+from robovision.cli import main
+from robovision.commands.use import Push
 from robovision.encoders.coin import CoIn
 from robovision.encoders.vit import ViT, ViTSize
 from robovision.errors import UsageError
@@ -158,3 +162,73 @@ def test_an_export_that_acts_otherwise_is_not_written(tmp_path: Path, monkeypatc
     with pytest.raises(UsageError, match="the exported policy acts otherwise: its actions differ by"):
         export(agent, tmp_path / "policy.pt2", "torch")
     assert not list(tmp_path.iterdir())
+
+
+RESULTS = {"metrics": {"success": {"value": 0.5, "unit": "1", "low": 0.2, "high": 0.8, "count": 8}}, "best_step": 7}
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub that is a folder."""
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    there = tmp_path / "hub"
+
+    class Api:
+        def create_repo(self, repository: str, private: bool, exist_ok: bool) -> str:
+            (there / repository).mkdir(parents=True)
+            return f"https://hub.example/{repository}"
+
+        def upload_folder(self, repo_id: str, folder_path: str, commit_message: str) -> None:
+            shutil.copytree(folder_path, there / repo_id, dirs_exist_ok=True)
+
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda name, allow_patterns: str(there / name))
+    return there
+
+
+def test_a_pushed_policy_is_loaded_from_the_hub(tmp_path: Path, hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = tmp_path / "home" / "vit.safetensors"
+    config = dataclasses.replace(SMALL, encoder=dataclasses.replace(SMALL.encoder, weights=weights))
+    run = a_run(tmp_path / "run", config, a_policy(config))
+    (run.path / "results.json").write_text(json.dumps(RESULTS))
+    assert main(["push", str(run.path), "me/hammer"]) == 0
+    assert capsys.readouterr().out.strip() == "https://hub.example/me/hammer"
+    there, here = (robovision.agents.load(where) for where in ("hf://me/hammer", run.path))
+    observation = next(observations(2, 1))
+    assert np.array_equal(there.act(observation), here.act(observation))
+    pushed = hub / "me" / "hammer"
+    texts = {path.name: path.read_text() for path in pushed.rglob("*") if path.suffix in (".json", ".md")}
+    assert sorted(texts) == ["README.md", "results.json", "run.json", "state.json"]
+    assert str(tmp_path) not in "".join(texts.values())
+    assert "| success | 0.5  | 0.2 to 0.8, n = 8 |" in texts["README.md"]
+    assert texts["README.md"].startswith("---\nlibrary_name: robovision\n")
+    assert [path.name for path in pushed.rglob("*.safetensors")] == ["model.safetensors"]
+
+
+def test_a_hub_that_refuses_is_told(tmp_path: Path, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    run = a_run(tmp_path / "run", SMALL, a_policy(SMALL))
+
+    def refuse(*_: object, **__: object) -> str:
+        raise OSError("no such host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
+    with pytest.raises(UsageError, match="hf://me/hammer can't be fetched: no such host"):
+        robovision.agents.load("hf://me/hammer")
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(UsageError, match="me/hammer can't be uploaded: no such host; what was to be uploaded lies in"):
+        push(run, "final", "me/hammer", tmp_path / "packed")
+    assert isinstance(robovision.agents.load(tmp_path / "packed"), Agent)
+    with pytest.raises(UsageError, match="packed is not empty"):
+        pack(run, "final", tmp_path / "packed", "me/hammer")
+    with pytest.raises(UsageError, match="OWNER/NAME, got 'hammer'"):
+        Push(run.path, "hammer")
+
+
+def test_export_says_where_and_how_well(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = dataclasses.replace(TINY, encoder=EncoderOptions("cnn", adapter="none"))
+    run = a_run(tmp_path / "run", config, a_policy(config))
+    assert main(["export", str(run.path), "--form", "torch"]) == 0
+    assert "policy.pt2: " in capsys.readouterr().out
+    assert (run.path / "policy.pt2").stat().st_size > 100_000

@@ -41,6 +41,18 @@ examples:
   robovision keypoints match a.png b.png --out matches.png
   robovision keypoints match a.png b.png --model homography --extractor orb --out matches.jpg"""
 
+EXPORT = """Write S-TREK as an ONNX file of standard operators, opset 20, for images of any size.
+
+input    image: float32 [1, 1, H, W], grey, 0..1
+outputs  keypoints [N, 2] (pixels, the centre of the top-left one at (0, 0)), scores [N], angles [N] (radians, from x to
+         y, which points down), uncertainties [N] (pixels), descriptors [N, 128]; all float32, strongest first
+
+It looks at one scale, as strek-fast does. The file says all this, too.
+
+examples:
+  robovision keypoints export strek.onnx
+  robovision keypoints export strek.onnx --num-keypoints 2048"""
+
 DATABASE = ".db"
 
 
@@ -53,7 +65,7 @@ class Extract:
     out: Path = Path("features.h5")
     """FILE.h5 for hloc, or FILE.db for COLMAP."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     uniform: bool = False
@@ -87,7 +99,7 @@ class Match:
     out: Path | None = None
     """Where to draw the matches: a .png, .jpg or .webp."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     ratio: float | None = None
@@ -96,6 +108,20 @@ class Match:
     """What right matches agree on: fundamental, any rigid scene; homography, a plane or a camera that only turns."""
     threshold: float = 2.0
     """Pixels up to which a match agrees."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """The options of `robovision keypoints export`."""
+
+    out: tyro.conf.Positional[Path]
+    """The file to write."""
+    num_keypoints: int = 1024
+    """Keypoints of an image at most."""
+
+    def __post_init__(self) -> None:
+        if self.out.suffix != ".onnx":
+            raise UsageError(f"the file must end in .onnx, got {self.out}")
 
 
 def _extract(options: Extract) -> int:
@@ -131,9 +157,12 @@ def _extract_all(options: Extract, extractor: Extractor, found: Sequence[Source]
     from tqdm import tqdm
 
     from robovision.keypoints.pipeline import extract_all
+    from robovision.keypoints.sources import count
 
-    films = any(source.is_video for source in found)
-    with tqdm(total=None if films else len(found), desc="keypoints", unit="image") as bar:
+    counts = [count(source, options.every) for source in found]
+    known = [number for number in counts if number is not None]
+    total = sum(known) if len(known) == len(counts) else None
+    with tqdm(total=total, desc="keypoints", unit="image") as bar:
         faults = extract_all(found, extractor, store, options.every, bar.update)
     store.pack()
     return faults
@@ -180,9 +209,19 @@ def _match(options: Match) -> int:
     return 0
 
 
+def _export(options: Export) -> int:
+    from robovision.keypoints.onnx import export
+
+    smallest = export(options.out, options.num_keypoints)
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {size:.1f} MB, for images of at least {smallest} x {smallest} pixels")
+    return 0
+
+
 NAMES = {"fundamental": "fundamental matrix", "homography": "homography"}
 
 COMMANDS = {
     "keypoints extract": Command(Extract, EXTRACT, _extract),
     "keypoints match": Command(Match, MATCH, _match),
+    "keypoints export": Command(Export, EXPORT, _export),
 }

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -12,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from robovision.agents.config import TrainConfig
+from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
-from robovision.commands import Command, check_resumed, check_workers, program, resumed_path
+from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
 from robovision.run import Run, differences
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
@@ -26,7 +28,10 @@ episodes.csv and evaluation.mp4.
 examples:
   robovision train
   robovision train --task metaworld/hammer --seed 1 --out runs/hammer
-  robovision train --resume runs/hammer"""
+  robovision train --encoder strek
+  robovision train --resume runs/hammer
+  robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder.name clip-vit-b16
+  torchrun --nproc-per-node 4 -m robovision.cli train --out runs/hammer --optimisation.batch 256"""
 
 EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.
 
@@ -70,26 +75,44 @@ class Evaluate:
 
 
 def _train(options: Train) -> int:
-    from robovision.agents.train import Training, disk_space, resolve
+    from robovision.agents import distributed
+    from robovision.agents.train import Training, resolve
 
     began = time.monotonic()
-    if options.resume is None:
-        config = resolve(options.config)
-        path = options.out or _new_folder(Path("runs"), config.task, config.seed)
-        run = Run.create(path, "train", config, disk_space(config))
-    else:
-        run = Run.open(options.resume)
-        config = run.config(TrainConfig)
-        check_resumed(differences(config, options.config), options.out)
-    print(_plan(config, run.path))
+    distributed.join(resolve(options.config).device)
+    first = distributed.rank() == 0
+    run, config = _run(options)
+    if first:
+        print(_plan(config, run.path))
     try:
-        with run.lock():
+        with run.lock() if first else contextlib.nullcontext():
             metrics = Training(run, config).execute()
     except KeyboardInterrupt:
         print(f"\nstopped; continue with: {program()} train --resume {run.path}", file=sys.stderr)
         return 130
-    print(_summary(run.path, {m.name: str(m) for m in metrics}, time.monotonic() - began))
+    finally:
+        distributed.leave()
+    if first:
+        print(_summary(run.path, {m.name: str(m) for m in metrics}, time.monotonic() - began))
     return 0
+
+
+def _run(options: Train) -> tuple[Run, TrainConfig]:
+    """The run folder, which the first of several processes makes, and its config."""
+    from robovision.agents import distributed
+    from robovision.agents.train import disk_space, resolve
+
+    if options.resume is not None:
+        run = Run.open(options.resume)
+        config = run.config(TrainConfig)
+        check_resumed(differences(config, options.config), options.out)
+        return run, config
+    config = resolve(options.config)
+    path = Path(distributed.agree(str(options.out or _new_folder(Path("runs"), config.task, config.seed))))
+    with distributed.first_alone():
+        first = distributed.rank() == 0
+        run = Run.create(path, "train", config, disk_space(config)) if first else Run.open(path)
+    return run, config
 
 
 def _evaluate(options: Evaluate) -> int:
@@ -113,10 +136,14 @@ def _evaluate(options: Evaluate) -> int:
     return 0
 
 
-def _resumed(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run."""
+def _defaults(arguments: Sequence[str]) -> Train:
+    """The defaults of `train`: with --resume, those of the run; with S-TREK, which is fixed, no adapter."""
     path = resumed_path(arguments)
-    return Train() if path is None else Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if path is not None:
+        return Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if named(arguments, "--encoder.name") == "strek":
+        return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
+    return Train()
 
 
 def _evaluation_name(options: Evaluate) -> str:
@@ -130,7 +157,7 @@ def _new_folder(parent: Path, task: str, seed: int) -> Path:
 
 def _plan(config: TrainConfig, path: Path) -> str:
     encoder = config.encoder
-    adapter = " + CoIn" if encoder.adapter == "coin" else ""
+    adapter = " + CoIn" if encoder.adapter.startswith("coin") else ""
     start = f"pretrained weights of {encoder.weights}" if encoder.weights else "random weights"
     return (
         f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"
@@ -161,7 +188,8 @@ def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
-    return arguments, _resumed(arguments)
+    full = [re.sub(r"^--encoder(?=$|=)", "--encoder.name", argument) for argument in arguments]
+    return full, _defaults(full)
 
 
 COMMANDS = {

@@ -184,7 +184,8 @@ def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     offset = torch.stack([xy * dy - yy * dx, xy * dx - xx * dy], 1) / safe[:, None]
     offset = torch.where(round_top[:, None], offset, 0.0).clamp(-0.5, 0.5)
     variance = TEMPERATURE * -(xx + yy) / (2 * safe)
-    flat = torch.full_like(variance, float(max(logits.shape)))
+    side = torch.sym_max(*logits.shape)  # type: ignore[no-untyped-call]
+    flat = torch.ones_like(variance) * side
     return offset, torch.where(round_top, variance.clamp(min=1e-8).sqrt().minimum(flat), flat)
 
 
