@@ -86,9 +86,11 @@ class Encoders:
                 raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
-LIDAR = """KITTI's evaluation, overlaps of boxes against shapely, rays against MuJoCo and Open3D, and simulated sweeps.
+LIDAR = """KITTI's evaluation, overlaps of boxes against shapely, rays against MuJoCo and Open3D, simulated sweeps;
+voxels, sparse convolutions (against spconv, where it is installed, and dense ones) and whole detectors, with memory.
 
-Everything runs on one core, and times are those that the core works for it. The ways take turns in one process, and a
+The detectors run on all cores and are timed by the clock. All else runs on one core, and times are those that the core
+works for it. The ways take turns in one process, and a
 ratio is the median over the turns. Prints tables in Markdown.
 
 examples:
