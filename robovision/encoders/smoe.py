@@ -5,8 +5,8 @@ learns it learns for that place: for fixed cameras and grids that always show th
 
 The gates are learned in one of two ways. `routing="published"`: a gate gets no gradient from the loss, but is taught to
 tell places where its expert is right (small error signal) from those where it is not, and experts do not learn from
-wrong places. `routing="straight"`: gates follow the loss, whose gradient passes to them as if a softmax over all experts
-had weighted their planes (straight-through). `robovision bench claims smoe` compares them.
+wrong places. `routing="straight"`: gates follow the loss, whose gradient passes to them as if a softmax over all
+experts had weighted their planes (straight-through). `robovision bench claims smoe` compares them.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SpatialMixture(nn.Module):
         return torch.zeros_like(self.gate).scatter_(0, best, 1.0).detach()
 
     def _weights(self) -> Tensor:
-        """How much each expert counts at each place; the gradient of the softmax passes to gates that follow the loss."""
+        """How much each expert counts at each place; to straight-through gates passes the gradient of the softmax."""
         selected = self.selected() / self.chosen
         if self.routing == "published":
             return selected
