@@ -68,6 +68,7 @@ def test_a_run_leaves_what_it_promises(finished: Run) -> None:
     with av.open(str(finished.path / "evaluation.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 6 + 30
+    assert list((finished.path / "tensorboard").glob("events.out.tfevents.*"))
     assert frames[0].shape == (192, 384, 3)
 
 
@@ -255,7 +256,8 @@ def test_colours_change_together_in_a_clip() -> None:
     assert all(torch.equal(changed[:, 0], changed[:, k]) for k in range(4))
     assert (changed.float() - images.float()).abs().mean() > 2
     grey = torch.full((1, 1, 3, 8, 8), 100, dtype=torch.uint8)
-    assert len(clips.jitter(grey, 0.4, generator).unique()) == 1
+    changed = clips.jitter(grey, 0.4, generator)
+    assert int(changed.min()) == int(changed.max()) != 100
     assert clips.jitter(images, 0.0, generator) is images
 
 
