@@ -21,13 +21,13 @@ class EncoderOptions:
     """The network that looks at the image."""
 
     name: str = "vit-tiny"
-    """vit-tiny-sim, vit-tiny, clip-vit-b16, mvp-vit-b16, r3m-resnet50 ...; `robovision weights list` shows them all."""
+    """vit-tiny-sim, vit-tiny, strek, clip-vit-b16, mvp-vit-b16 ...; `robovision weights list` shows them all."""
     weights: Path | None = None
     """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large,
     resnet50 and cnn start from random weights; the others from what `robovision weights fetch` brought."""
     adapter: Adapter = "coin"
-    """coin: the convolution injector (Hwang et al., 2024); adaptformer, roboadapter, lora: others to compare with;
-    none: the plain encoder. A ResNet or CNN takes none."""
+    """coin: the convolution injector (Hwang et al., 2024); coin-aliasfree: the same without aliasing, slower;
+    adaptformer, roboadapter, lora: others to compare with; none: the plain encoder, and all that is no plain ViT."""
     train: Literal["full", "adapter", "frozen"] = "full"
     """Which of its weights are trained: all, only the adapter's, or none."""
 

@@ -38,7 +38,7 @@ Config = TypeVar("Config")
 
 FORMAT = 1
 KEPT = 2
-PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "safetensors")
+PACKAGES = ("torch", "numpy", "gymnasium", "mujoco", "metaworld", "stable_baselines3", "safetensors")
 
 
 @dataclass(frozen=True)

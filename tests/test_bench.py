@@ -78,8 +78,11 @@ def test_lidar_is_timed_beside_shapely_mujoco_and_open3d(
 ) -> None:
     pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
     pytest.importorskip("shapely")
-    from robovision.bench import lidar
+    from robovision.bench import detectors, lidar
+    from tests.lidar_scenes import CENTER, SECOND
 
+    for name, value in {"SENSOR": "mini-16", "BACKBONE": SECOND, "DETECTORS": {"tiny": CENTER}}.items():
+        monkeypatch.setattr(detectors, name, value)
     for name, value in {"FRAMES": (4, 8), "BOXES": 60, "SAMPLE": 3, "SWEEPS": 1, "SENSOR": "mini-16"}.items():
         monkeypatch.setattr(lidar, name, value)
     assert main(["bench", "lidar", "--rounds", "1"]) == 0
@@ -91,6 +94,7 @@ def test_lidar_is_timed_beside_shapely_mujoco_and_open3d(
     assert float(rows["mini-16"][0]) > 0
     agreement = float(output.split("robovision, any rays: ")[1].split("%")[0])
     assert agreement > 99
+    assert float(rows["tiny"][2]) > 0 and float(rows["voxels"][0]) > 0
     difference = float(output.split("greatest difference ")[1].split(";")[0])
     assert difference < 1e-6
 
@@ -106,3 +110,28 @@ def test_envs_refuses_what_it_cannot_compare(capsys: pytest.CaptureFixture[str])
     assert main(["bench", "envs", "mjcf/arm.xml"]) == 2
     assert main(["bench", "envs", "--rounds", "0"]) == 2
     assert "dmc/walker-walk" in capsys.readouterr().err
+
+
+def test_keypoints_are_measured_side_by_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("skimage", reason="needs scikit-image; pip install scikit-image")
+    from robovision.bench import keypoints
+
+    monkeypatch.setattr(keypoints, "HELD_OUT", ("camera.png",))
+    arguments = ["bench", "keypoints", "sift", "orb", "--step", "90", "--versions", "1", "--rounds", "1"]
+    assert main(arguments) == 0
+    output = capsys.readouterr().out
+    for head in (
+        "rotation: 1 photographs of scikit-image, 4 versions",
+        "perspective: 1",
+        "light: 1",
+        "time: 640 x 480",
+    ):
+        assert head in output
+    rows = [[cell.strip() for cell in line.split("|")] for line in output.splitlines() if line.startswith("| orb")]
+    assert len(rows) == 4
+    assert 50 < float(rows[0][2]) <= 100
+    assert float(rows[3][3]) > 0
+    assert main([*arguments, "--data", str(tmp_path)]) == 2
+    assert main(["bench", "keypoints", "--rounds", "0"]) == 2

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from robovision.encoders.base import CLIP, check_images
 from robovision.encoders.build import build
+from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.coin import LEVELS, POINTS, CoIn, DeformableAttention, patch_centres
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.resnet import ResNet50
@@ -282,3 +283,21 @@ def test_equivariance_errors_name_shapes_and_zeros() -> None:
 @pytest.mark.parametrize("name", list(SIZES))
 def test_heads_divide_widths(name: str) -> None:
     assert SIZES[name].width % SIZES[name].heads == 0
+
+
+def test_strek_reads_the_strongest_keypoint_of_each_cell() -> None:
+    encoder = build("strek", 64)
+    load_pretrained(encoder, find_weights("strek"))
+    check_encoder(encoder, 64, 96)
+    with pytest.raises(ValueError, match="multiples of 8 px"):
+        encoder(torch.zeros(1, 3, 60, 64))
+    image = torch.full((1, 3, 64, 64), 0.2)
+    image[..., 34:38, 18:22] = 0.9  # a spot in cell (4, 2), around (19.5, 35.5)
+    with torch.no_grad():
+        tokens = encoder(image).tokens.view(8, 8, 135)
+        moved = encoder(image.roll((8, -16), (2, 3))).tokens.view(8, 8, 135)
+    place = (tokens[4, 2, :2] + 1) / 2 * 64 - 0.5
+    assert (place - torch.tensor([19.5, 35.5])).abs().max() < 4
+    assert torch.allclose((tokens[4, 2, 2:4] + 1) / 2 * 8, place + 0.5 - torch.tensor([16.0, 32.0]), atol=1e-4)
+    assert torch.allclose(moved[5, 0, 2:], tokens[4, 2, 2:], atol=1e-4)
+    assert torch.allclose(tokens[..., 5:7].norm(dim=2), torch.ones(8, 8), atol=1e-4)

@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from robovision.agents.config import EncoderOptions, Optimisation
+from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
 from robovision.agents.train import Training
+from robovision.cli import main
 from robovision.devices import make_deterministic
 from robovision.encoders import features
 from robovision.encoders.base import CLIP
@@ -24,7 +25,7 @@ from robovision.encoders.features import Kept, Recipe, cache_size, digest, encod
 from robovision.encoders.vit import ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.run import Run
-from tests.helpers import TINY
+from tests.helpers import TINY, TINY_ARGUMENTS
 
 SMALL = ViTSize(32, 1, 2)
 
@@ -251,3 +252,12 @@ def test_a_frozen_batch_norm_keeps_its_statistics() -> None:
     made = keep(vit, recipe(vit), episodes())
     assert not made.features.requires_grad
     assert digest(vit) == before
+
+
+def test_a_policy_learns_on_strek_keypoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROBOVISION_CACHE", str(tmp_path / "cache"))
+    assert main(["train", "--encoder", "strek", "--out", str(tmp_path / "run"), *TINY_ARGUMENTS]) == 0
+    run = Run.open(tmp_path / "run")
+    options = run.config(TrainConfig).encoder
+    assert (options.name, options.adapter, options.train) == ("strek", "none", "frozen")
+    assert list((tmp_path / "cache" / "features").rglob("*.safetensors"))

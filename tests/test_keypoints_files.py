@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import os
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,15 @@ from PIL import Image
 from robovision import keypoints
 from robovision.cli import main
 from robovision.errors import UsageError
-from robovision.keypoints import hloc, pipeline, sources
+from robovision.keypoints import hloc, pipeline, posed, sources
 from robovision.keypoints.colmap import pairs
 from robovision.keypoints.drawing import MatchPicture, write_picture
 from robovision.keypoints.interchange import from_lightglue, to_lafs, to_lightglue
+from robovision.keypoints.scores import pose_error
 from robovision.types import Array, Keypoints
 from tests.keypoint_pictures import blobs
+
+DATA = Path(os.environ.get("ROBOVISION_DATA", Path(__file__).parents[2] / "shared" / "data")) / "images" / "mobilebrick"
 
 
 def _write(path: Path, image: Array) -> Path:
@@ -68,11 +73,13 @@ def test_frames_of_a_video_are_named_by_number(tmp_path: Path) -> None:
     film = _film(tmp_path / "drive.mp4", [blobs(48, 64, seed) for seed in range(5)])
     (source,) = sources.find([str(film)])
     frames = list(sources.read(source, 2, lambda name: "000002" not in name))
+    assert sources.count(source, 2) == 3
     assert [name for name, _ in frames] == [f"drive.mp4/00000{k}.jpg" for k in (0, 2, 4)]
     assert frames[1][1] is None
     assert frames[2][1] is not None
     assert np.abs(frames[2][1] - blobs(48, 64, 4)).mean() < 0.05
     film.write_bytes(film.read_bytes()[:200])
+    assert sources.count(source, 1) is None
     with pytest.raises(UsageError, match="can't be read beyond frame 0"):
         list(sources.read(source, 1, lambda _: True))
 
@@ -225,6 +232,29 @@ def test_colmap_gets_keypoints_cameras_and_verified_pairs(tmp_path: Path, capsys
     assert "other images, such as left/2.png" in capsys.readouterr().err
 
 
+def test_pycolmap_reconstructs_photographs_whose_poses_are_known(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pycolmap = pytest.importorskip("pycolmap", reason="needs pycolmap; pip install 'robovision[colmap]'")
+    if not DATA.is_dir():
+        pytest.skip(f"no real data: {DATA} is missing; set ROBOVISION_DATA")
+    views = {view.name: view for view in posed.photographs(DATA)}
+    database, folder = tmp_path / "scene.db", DATA / "image"
+    focal = str(views["000000.jpg"].intrinsics[0, 0])
+    arguments = ["keypoints", "extract", str(folder), "--extractor", "sift", "--out", str(database), "--focal", focal]
+    assert main(arguments) == 0
+    assert "10 of 10 pairs agree" in capsys.readouterr().out
+    (tmp_path / "model").mkdir()
+    pycolmap.set_random_seed(0)
+    models = pycolmap.incremental_mapping(database, folder, tmp_path / "model")
+    found = {image.name: image.cam_from_world() for image in models[0].images.values()}
+    assert set(found) == set(views)
+    for first, second in itertools.combinations(sorted(views), 2):
+        motion = found[second] * found[first].inverse()
+        truth = posed.relative(views[first], views[second])
+        assert pose_error(motion.rotation.matrix(), motion.translation, *truth) < 8
+
+
 @functools.cache
 def _found() -> Keypoints:
     return keypoints.load("sift", 30).extract(blobs(120, 140))
@@ -276,6 +306,9 @@ def test_match_draws_what_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert coloured[:160, :200].mean() > 0.02
     assert coloured[:200, 212:].mean() > 0.02
     assert main([*arguments, "--out", str(tmp_path / "m.txt")]) == 2
+    assert main([*arguments, "--model", "essential", "--focal", "200"]) == 0
+    assert "agree on an essential matrix" in capsys.readouterr().out
+    assert main([*arguments, "--model", "essential"]) == 2
     assert main(["keypoints", "match", str(first), str(tmp_path / "none.png")]) == 2
 
 

@@ -51,10 +51,14 @@ def program() -> str:
 
 def resumed_path(arguments: Sequence[str]) -> Path | None:
     """The run folder that the arguments name with --resume, or None."""
+    path = named(arguments, "--resume")
+    return Path(path) if path and not path.startswith("-") else None
+
+
+def named(arguments: Sequence[str], option: str) -> str | None:
+    """What stands after an option in the arguments, or None."""
     for k, argument in enumerate(arguments):
         flag, _, value = argument.partition("=")
-        if flag == "--resume":
-            path = value or next(iter(arguments[k + 1 : k + 2]), "")
-            if path and not path.startswith("-"):
-                return Path(path)
+        if flag == option:
+            return value or next(iter(arguments[k + 1 : k + 2]), "")
     return None

@@ -10,7 +10,15 @@ from typing import Annotated
 
 import tyro
 
-from robovision.commands import Command, absolute, check_resumed, keypoints_files, program, resumed_path
+from robovision.commands import (
+    Command,
+    absolute,
+    check_resumed,
+    keypoints_files,
+    keypoints_measure,
+    program,
+    resumed_path,
+)
 from robovision.keypoints.strek_config import StrekConfig
 from robovision.run import Run, differences
 
@@ -20,6 +28,8 @@ commands:
   extract    keypoints of folders, globs and videos, for hloc or COLMAP
   match      match two images, verify, draw
   train      train the detector by repeatability, or the descriptor at its points
+  evaluate   rotation, HPatches, relative pose: extractors side by side
+  export     S-TREK as an ONNX file
 
 `robovision keypoints COMMAND --help` lists a command's options."""
 
@@ -82,4 +92,8 @@ def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
     return arguments, Train() if path is None else Train(config=Run.open(path).config(StrekConfig), resume=path)
 
 
-COMMANDS = {**keypoints_files.COMMANDS, "keypoints train": Command(Train, TRAIN, _train, _prepare)}
+COMMANDS = {
+    **keypoints_files.COMMANDS,
+    **keypoints_measure.COMMANDS,
+    "keypoints train": Command(Train, TRAIN, _train, _prepare),
+}

@@ -41,6 +41,18 @@ examples:
   robovision keypoints match a.png b.png --out matches.png
   robovision keypoints match a.png b.png --model homography --extractor orb --out matches.jpg"""
 
+EXPORT = """Write S-TREK as an ONNX file of standard operators, opset 20, for images of any size.
+
+input    image: float32 [1, 1, H, W], grey, 0..1
+outputs  keypoints [N, 2] (pixels, the centre of the top-left one at (0, 0)), scores [N], angles [N] (radians, from x to
+         y, which points down), uncertainties [N] (pixels), descriptors [N, 128]; all float32, strongest first
+
+It looks at one scale, as strek-fast does. The file says all this, too.
+
+examples:
+  robovision keypoints export strek.onnx
+  robovision keypoints export strek.onnx --num-keypoints 2048"""
+
 DATABASE = ".db"
 
 
@@ -53,7 +65,7 @@ class Extract:
     out: Path = Path("features.h5")
     """FILE.h5 for hloc, or FILE.db for COLMAP."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     uniform: bool = False
@@ -87,15 +99,38 @@ class Match:
     out: Path | None = None
     """Where to draw the matches: a .png, .jpg or .webp."""
     extractor: str = "strek"
-    """strek, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     ratio: float | None = None
     """A match must be nearer than this share of the distance to the second nearest."""
-    model: Literal["fundamental", "homography"] = "fundamental"
-    """What right matches agree on: fundamental, any rigid scene; homography, a plane or a camera that only turns."""
+    model: Literal["fundamental", "homography", "essential"] = "fundamental"
+    """What right matches agree on: fundamental, any rigid scene; homography, a plane or a camera that only turns;
+    essential, any rigid scene, seen by cameras of a known focal length."""
+    focal: float | None = None
+    """For essential: the focal length of both images in pixels; the optical axis is taken to meet their middle."""
     threshold: float = 2.0
     """Pixels up to which a match agrees."""
+
+    def __post_init__(self) -> None:
+        if (self.model == "essential") != (self.focal is not None):
+            raise UsageError("--focal goes with --model essential: an essential matrix needs the focal length")
+        if self.focal is not None and not self.focal > 0:
+            raise UsageError(f"--focal must be positive, got {self.focal:g}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """The options of `robovision keypoints export`."""
+
+    out: tyro.conf.Positional[Path]
+    """The file to write."""
+    num_keypoints: int = 1024
+    """Keypoints of an image at most."""
+
+    def __post_init__(self) -> None:
+        if self.out.suffix != ".onnx":
+            raise UsageError(f"the file must end in .onnx, got {self.out}")
 
 
 def _extract(options: Extract) -> int:
@@ -131,9 +166,12 @@ def _extract_all(options: Extract, extractor: Extractor, found: Sequence[Source]
     from tqdm import tqdm
 
     from robovision.keypoints.pipeline import extract_all
+    from robovision.keypoints.sources import count
 
-    films = any(source.is_video for source in found)
-    with tqdm(total=None if films else len(found), desc="keypoints", unit="image") as bar:
+    counts = [count(source, options.every) for source in found]
+    known = [number for number in counts if number is not None]
+    total = sum(known) if len(known) == len(counts) else None
+    with tqdm(total=total, desc="keypoints", unit="image") as bar:
         faults = extract_all(found, extractor, store, options.every, bar.update)
     store.pack()
     return faults
@@ -160,7 +198,7 @@ def _write_database(
 def _match(options: Match) -> int:
     from robovision.keypoints import extractors
     from robovision.keypoints.drawing import MatchPicture, write_picture
-    from robovision.keypoints.geometry import VerifyOptions, verify
+    from robovision.keypoints.geometry import VerifyOptions, centred_camera, verify
     from robovision.keypoints.matching import MatchOptions, match
     from robovision.keypoints.pixels import read_grey
 
@@ -169,9 +207,13 @@ def _match(options: Match) -> int:
     found = [extractor.extract(image) for image in images]
     pairs = match(found[0], found[1], MatchOptions(ratio=options.ratio)).indices
     points = found[0].xy[pairs[:, 0]], found[1].xy[pairs[:, 1]]
-    geometry = verify(*points, VerifyOptions(options.model, options.threshold))
+    focal = options.focal
+    cameras = (
+        None if focal is None else (centred_camera(images[0].shape, focal), centred_camera(images[1].shape, focal))
+    )
+    geometry = verify(*points, VerifyOptions(options.model, options.threshold), cameras)
     counts = f"{len(found[0])} and {len(found[1])} keypoints, {len(pairs)} matches"
-    agreeing = f"{geometry.inliers.sum()} agree on a {NAMES[options.model]} within {options.threshold:g} px"
+    agreeing = f"{geometry.inliers.sum()} agree on {NAMES[options.model]} within {options.threshold:g} px"
     print(f"{options.extractor}: {counts}; {agreeing}")
     if options.out is not None:
         text = f"{options.extractor}: {counts}, {agreeing}"
@@ -180,9 +222,19 @@ def _match(options: Match) -> int:
     return 0
 
 
-NAMES = {"fundamental": "fundamental matrix", "homography": "homography"}
+def _export(options: Export) -> int:
+    from robovision.keypoints.onnx import export
+
+    smallest = export(options.out, options.num_keypoints)
+    size = options.out.stat().st_size / 1e6
+    print(f"{options.out}: {size:.1f} MB, for images of at least {smallest} x {smallest} pixels")
+    return 0
+
+
+NAMES = {"fundamental": "a fundamental matrix", "homography": "a homography", "essential": "an essential matrix"}
 
 COMMANDS = {
     "keypoints extract": Command(Extract, EXTRACT, _extract),
     "keypoints match": Command(Match, MATCH, _match),
+    "keypoints export": Command(Export, EXPORT, _export),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from typing import Annotated
 
 import tyro
 
-from robovision.agents.config import TrainConfig
+from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
-from robovision.commands import Command, check_resumed, check_workers, program, resumed_path
+from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 from robovision.types import Metric
@@ -29,6 +30,7 @@ episodes.csv and evaluation.mp4.
 examples:
   robovision train
   robovision train --task metaworld/hammer --seed 1 --out runs/hammer
+  robovision train --encoder strek
   robovision train --resume runs/hammer
   robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder.name clip-vit-b16
   torchrun --nproc-per-node 4 -m robovision.cli train --out runs/hammer --optimisation.batch 256"""
@@ -163,10 +165,14 @@ def _show(metrics: Sequence[Metric]) -> None:
         print(f"{metric.name:<18} {metric}")
 
 
-def _resumed(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run."""
+def _defaults(arguments: Sequence[str]) -> Train:
+    """The defaults of `train`: with --resume, those of the run; with S-TREK, which is fixed, no adapter."""
     path = resumed_path(arguments)
-    return Train() if path is None else Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if path is not None:
+        return Train(config=Run.open(path).config(TrainConfig), resume=path)
+    if named(arguments, "--encoder.name") == "strek":
+        return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
+    return Train()
 
 
 def _evaluation_name(options: Evaluate) -> str:
@@ -180,7 +186,7 @@ def _new_folder(parent: Path, task: str, seed: int) -> Path:
 
 def _plan(config: TrainConfig, path: Path) -> str:
     encoder = config.encoder
-    adapter = " + CoIn" if encoder.adapter == "coin" else ""
+    adapter = " + CoIn" if encoder.adapter.startswith("coin") else ""
     start = f"pretrained weights of {encoder.weights}" if encoder.weights else "random weights"
     return (
         f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"
@@ -211,7 +217,8 @@ def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
-    return arguments, _resumed(arguments)
+    full = [re.sub(r"^--encoder(?=$|=)", "--encoder.name", argument) for argument in arguments]
+    return full, _defaults(full)
 
 
 COMMANDS = {

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.objectives import Points, judge
@@ -48,7 +49,7 @@ def patches(images: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
     along, across = directions[:, :, None], torch.stack([-directions[..., 1], directions[..., 0]], -1)[:, :, None]
     source = xy[:, :, None] + u.flatten()[:, None] * along + v.flatten()[:, None] * across
     rows, columns = images.shape[-2:]
-    where = (source + 0.5) * 2 / source.new_tensor([columns, rows]) - 1
+    where = torch.stack([(source[..., 0] + 0.5) * 2 / columns - 1, (source[..., 1] + 0.5) * 2 / rows - 1], -1)
     found = functional.grid_sample(images, where, padding_mode="border", align_corners=False)
     return found.transpose(1, 2).reshape(-1, 1, SIDE, SIDE)
 
@@ -77,8 +78,24 @@ class Descriptor(nn.Module):
     def forward(self, patches: Tensor) -> Tensor:
         deviation, mean = torch.std_mean(patches, (2, 3), keepdim=True)
         normal = ((patches - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
-        described: Tensor = self.layers(normal).float()
+        described: Tensor = self.layers(normal).to(patches)
         return functional.normalize(described.flatten(1), dim=1)
+
+    def exported(self) -> Descriptor:
+        """The same descriptor in evaluation, batch normalisation folded in: faster, but it can't be trained."""
+        layers: list[nn.Module] = []
+        for layer in self.eval().layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                convolution = layers.pop()
+                assert isinstance(convolution, nn.Conv2d)
+                folded = fuse_conv_bn_eval(convolution, layer)
+                folded.weight = nn.Parameter(folded.weight.contiguous(memory_format=torch.channels_last))
+                layers.append(folded)
+            else:
+                layers.append(layer)
+        plain = Descriptor()
+        plain.layers = nn.Sequential(*layers)
+        return plain.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

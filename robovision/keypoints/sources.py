@@ -101,6 +101,19 @@ def read(source: Source, every: int, wanted: Callable[[str], bool]) -> Iterator[
             yield name, frame() if wanted(name) else None
 
 
+def count(source: Source, every: int) -> int | None:
+    """How many images `read` gives, by what a video says of itself; None if it says nothing."""
+    import av
+
+    if not source.is_video:
+        return 1
+    try:
+        with av.open(str(source.path)) as container:
+            return -(-container.streams.video[0].frames // every) or None
+    except (av.error.FFmpegError, IndexError, ValueError):
+        return None
+
+
 def _decode(path: Path) -> Iterator[Callable[[], Array]]:
     """A function for each frame of a video that gives its pixels."""
     import av

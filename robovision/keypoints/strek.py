@@ -26,8 +26,8 @@ SMALLEST = 128
 """Pixels of the shorter side below which a scale is left out."""
 STRIP = 1_000_000
 """Pixels that the detector sees at once, about: larger images go through it in strips that overlap."""
-AT_ONCE = 512
-"""Patches that the descriptor sees at once."""
+AT_ONCE = 128
+"""Patches that the descriptor sees at once: their maps stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Strek:
     def __init__(self, detector: Detector, descriptor: Descriptor, options: ExtractorOptions) -> None:
         self.options = options
         self._detector = detector.eval().exported()
-        self._descriptor = descriptor.eval().requires_grad_(False)
+        self._descriptor = descriptor.exported()
 
     @classmethod
     def load(cls, options: ExtractorOptions = ExtractorOptions(), path: Path | None = None) -> Strek:
@@ -184,7 +184,8 @@ def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     offset = torch.stack([xy * dy - yy * dx, xy * dx - xx * dy], 1) / safe[:, None]
     offset = torch.where(round_top[:, None], offset, 0.0).clamp(-0.5, 0.5)
     variance = TEMPERATURE * -(xx + yy) / (2 * safe)
-    flat = torch.full_like(variance, float(max(logits.shape)))
+    side = torch.sym_max(*logits.shape)  # type: ignore[no-untyped-call]
+    flat = torch.ones_like(variance) * side
     return offset, torch.where(round_top, variance.clamp(min=1e-8).sqrt().minimum(flat), flat)
 
 
