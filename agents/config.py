@@ -26,8 +26,8 @@ class EncoderOptions:
     """A file with pretrained weights in any published format. Without it, vit-tiny, vit-small, vit-base, vit-large,
     resnet50 and cnn start from random weights; the others from what `robovision weights fetch` brought."""
     adapter: Adapter = "coin"
-    """coin: the convolution injector (Hwang et al., 2024); adaptformer, roboadapter, lora: others to compare with;
-    none: the plain encoder. Only a ViT takes one."""
+    """coin: the convolution injector (Hwang et al., 2024); coin-aliasfree: the same without aliasing, slower;
+    adaptformer, roboadapter, lora: others to compare with; none: the plain encoder, and all that is no plain ViT."""
     train: Literal["full", "adapter", "frozen"] = "full"
     """Which of its weights are trained: all, only the adapter's, or none."""
 

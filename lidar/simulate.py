@@ -77,8 +77,9 @@ def write_sequence(options: SimulateOptions, out: Path, number: int) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("velodyne", "label_2", "calib", "boxes", "flow"):
         (folder / name).mkdir(parents=True)
-    street = make_street(np.random.default_rng(derive(options.seed, "street", number)))
     sensor = make_sensor(options.sensor)
+    seconds = (options.frames + 1) / sensor.rate
+    street = make_street(np.random.default_rng(derive(options.seed, "street", number)), seconds)
     tracks: list[tuple[int, Array, KittiObjects]] = []
     counts = []
     for frame, (time, sweep) in enumerate(_sweeps(options, street, sensor, number)):
@@ -106,22 +107,21 @@ def exact_flow(street: Street, sweep: Sweep, start: float, seconds: float) -> Fl
     A point belongs to the actor that it is on, and moves rigidly with it from the time at which it was measured.
     """
     assert sweep.cloud.time is not None
-    times = start + sweep.cloud.time.astype(np.float64)
     actor = street.owner[sweep.shape]
-    now, later = street.ego(np.array([start, start + seconds]))
-    xyz = np.c_[sweep.cloud.xyz.astype(np.float64), np.ones(len(times))]
-    world = xyz @ now.T
-    back = np.linalg.inv(later).T
-    ego_flow = (world @ back - xyz)[:, :3]
-    flow = ego_flow.copy()
-    for k in np.unique(actor):
-        member = street.actors[k]
-        if member.speed:
-            mine = actor == k
-            moved = _carried(member, world[mine], times[mine], seconds)
-            flow[mine] = (moved @ back - xyz[mine])[:, :3]
-    foreground = np.array([bool(a.name) for a in street.actors])[actor]
     moving = np.array([a.speed > 0 for a in street.actors])[actor]
+    now, later = street.ego(np.array([start, start + seconds]))
+    back = np.linalg.inv(later)
+    xyz = sweep.cloud.xyz.astype(np.float64)
+    ego = back @ now - np.eye(4)
+    ego_flow = xyz @ ego[:3, :3].T + ego[:3, 3]
+    flow = ego_flow.copy()
+    riding = np.flatnonzero(moving)
+    for k in np.unique(actor[riding]):
+        mine = riding[actor[riding] == k]
+        world = np.c_[xyz[mine], np.ones(len(mine))] @ now.T
+        moved = _carried(street.actors[k], world, start + sweep.cloud.time[mine].astype(np.float64), seconds)
+        flow[mine] = (moved @ back.T)[:, :3] - xyz[mine]
+    foreground = np.array([bool(a.name) for a in street.actors])[actor]
     dynamic = is_dynamic(flow, ego_flow, seconds) & moving
     ground = actor == 0
     return FlowTruth(flow.astype(np.float32), foreground, dynamic, ~ground)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from robovision.lidar.collisions import keep_apart
 from robovision.lidar.primitives import BOX, CAPSULE, CYLINDER, ELLIPSOID, PLANE, Primitives
 from robovision.types import Array, Boxes3D
 
@@ -16,6 +18,15 @@ ROAD, LANE, SIDEWALK = 7.0, 1.75, 5.0
 
 HEIGHT = 1.73
 """Metres of the LiDAR above the ground, as on KITTI's car."""
+
+SECONDS = 2.0
+"""How long a street is made for, unless it is said."""
+
+CAR = (4.6, 1.9, 1.6)
+"""Length, width and height, metres, of the sensor's car."""
+
+FASTEST = 14.0
+"""Metres a second."""
 
 WORDS = {BOX: "box", ELLIPSOID: "ellipsoid", CYLINDER: "cylinder", CAPSULE: "capsule", PLANE: "plane"}
 
@@ -42,7 +53,7 @@ class Actor:
     name: str = ""
     """Its class; nothing for what can't move."""
     size: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Length, width and height of its box."""
+    """Length, width and height of its box, or, of what can't move, of the place where nobody else can be."""
     speed: float = 0.0
     turn: float = 0.0
     """Radians a second."""
@@ -136,22 +147,38 @@ def drive(state: Array, time: Array | float) -> Array:
     return poses
 
 
-def make_street(rng: np.random.Generator, length: float = 80.0) -> Street:
-    """A straight street along x with some 100 things in it, `length` metres to each end."""
+def make_street(rng: np.random.Generator, seconds: float = SECONDS) -> Street:
+    """A straight street along x with some 100 things in it, more if the drive takes longer; nobody meets anybody."""
+    length = 80 + FASTEST * max(0.0, seconds - SECONDS)
+    speed = float(rng.uniform(3, FASTEST))
+    bend = 1.0 / (speed * max(seconds, SECONDS) ** 2)  # half a metre to the side in the end
+    turn = float(np.clip(rng.normal(0, 0.01), -bend, bend))
     actors = [Actor((Shape(PLANE, (0, 0, 0), (0, 0, 0), 0.34),), (0, 0), 0)]
     for side in (-1, 1):
         actors += _buildings(rng, side, length)
         actors += [
             _tree(rng, x, side) for x in np.arange(-length, length, 14) + rng.uniform(-4, 4) if rng.random() < 0.7
         ]
+        actors += [_bush(rng, x, side) for x in np.arange(-length, length, 20) if rng.random() < 0.4]
         actors += [_pole(rng, x, side) for x in np.arange(-length, length, 25) + rng.uniform(-4, 4)]
         actors.append(_kerb(side, length))
         actors += _parked(rng, side, length)
-        actors += _driving(rng, side, length)
-    actors += [_bump(rng, length) for _ in range(8)]
-    actors += [_pedestrian(rng, length) for _ in range(int(rng.integers(6, 14)))]
-    actors += [_cyclist(rng, length) for _ in range(int(rng.integers(2, 6)))]
-    return Street(tuple(actors), float(rng.uniform(3, 14)), float(rng.normal(0, 0.01)))
+        actors += _driving(rng, side, length, speed if side < 0 else float(rng.uniform(5, FASTEST - 2)))
+    many = length / 80
+    actors += [_bump(rng, length) for _ in range(int(8 * many))]
+    actors += [_pedestrian(rng, length) for _ in range(int(rng.integers(8, 17) * many))]
+    actors += [_cyclist(rng, length) for _ in range(int(rng.integers(3, 8) * many))]
+    ego = Actor((), (0.0, -LANE), 0.0, size=CAR, speed=speed, turn=turn)
+    return Street(tuple(_apart([ego, *actors], seconds)[1:]), speed, turn)
+
+
+def _apart(actors: Sequence[Actor], seconds: float) -> list[Actor]:
+    """The actors without those that would run into an earlier one."""
+    state = np.array([(*a.place, a.yaw, a.speed, a.turn) for a in actors], np.float64)
+    times = np.linspace(0, seconds, 2 + int(8 * seconds))
+    poses = np.stack([drive(state, time) for time in times])
+    stays = keep_apart(poses, np.array([actor.size for actor in actors], np.float64))
+    return [actor for actor, stay in zip(actors, stays.tolist(), strict=True) if stay]
 
 
 def _buildings(rng: np.random.Generator, side: int, length: float) -> list[Actor]:
@@ -160,18 +187,32 @@ def _buildings(rng: np.random.Generator, side: int, length: float) -> list[Actor
         wide, deep, high = rng.uniform(8, 20), rng.uniform(6, 12), rng.uniform(5, 18)
         shape = Shape(BOX, (0, 0, high / 2), (wide / 2, deep / 2, high / 2), float(rng.uniform(0.2, 0.6)))
         if rng.random() < 0.75:
-            actors.append(Actor((shape,), (x + wide / 2, side * (9 + deep / 2 + rng.uniform(0, 4))), 0))
+            place = (x + wide / 2, side * (9 + deep / 2 + rng.uniform(0, 4)))
+            actors.append(Actor((shape,), place, 0, size=(wide, deep, high)))
         x += wide + rng.uniform(0, 6)
     return actors
 
 
 def _tree(rng: np.random.Generator, x: float, side: int) -> Actor:
     high, thick = rng.uniform(2, 4), rng.uniform(0.1, 0.25)
-    shapes = [Shape(CYLINDER, (0, 0, high / 2), (thick, high / 2, 0), 0.3)]
-    for _ in range(4):
-        at = tuple(rng.normal([0, 0, high + 0.5], 0.6).tolist())
-        shapes.append(Shape(ELLIPSOID, at, tuple(rng.uniform(0.7, 1.5, 3).tolist()), 0.4))
-    return Actor(tuple(shapes), (x, side * rng.uniform(7, 8.5)), 0)
+    trunk = Shape(CYLINDER, (0, 0, high / 2), (thick, high / 2, 0), 0.3)
+    crown = _leaves(rng, 8, (0, 0, high + 0.8), (0.9, 0.9, 0.7))
+    place = (x, side * rng.uniform(8, 8.7))
+    return Actor((trunk, *crown), place, 0, size=(2 * thick, 2 * thick, high))
+
+
+def _bush(rng: np.random.Generator, x: float, side: int) -> Actor:
+    long = float(rng.uniform(0.4, 1.2))
+    leaves = _leaves(rng, 5, (0, 0, 0.5), (long, 0.25, 0.25))
+    return Actor(tuple(leaves), (x, side * 8.3), 0, size=(2 * long + 0.6, 1.0, 1.0))
+
+
+def _leaves(
+    rng: np.random.Generator, count: int, middle: tuple[float, float, float], spread: tuple[float, float, float]
+) -> list[Shape]:
+    """Bunches of leaves, between which rays pass."""
+    places = rng.normal(middle, spread, (count, 3)).tolist()
+    return [Shape(ELLIPSOID, (x, y, z), tuple(rng.uniform(0.2, 0.7, 3).tolist()), 0.4) for x, y, z in places]
 
 
 def _pole(rng: np.random.Generator, x: float, side: int) -> Actor:
@@ -179,7 +220,7 @@ def _pole(rng: np.random.Generator, x: float, side: int) -> Actor:
     shapes = [Shape(CYLINDER, (0, 0, high / 2), (0.08, high / 2, 0), 0.4)]
     if rng.random() < 0.4:
         shapes.append(Shape(BOX, (0, 0, 2.5), (0.02, 0.35, 0.35), 0.95))
-    return Actor(tuple(shapes), (x, side * 4.2), 0)
+    return Actor(tuple(shapes), (x, side * 5.9), 0, size=(0.16, 0.16, high))
 
 
 def _kerb(side: int, length: float) -> Actor:
@@ -211,13 +252,17 @@ def _vehicle(rng: np.random.Generator, place: tuple[float, float], yaw: float, s
 
 def _parked(rng: np.random.Generator, side: int, length: float) -> list[Actor]:
     places = [x for x in np.arange(-length, length, 7.5) if rng.random() < 0.45]
-    return [_vehicle(rng, (x, side * (ROAD / 2 + 1.2)), rng.normal(0, 0.04) + (side > 0) * np.pi) for x in places]
+    return [_vehicle(rng, (x, side * (ROAD / 2 + 1.35)), rng.normal(0, 0.04) + (side > 0) * np.pi) for x in places]
 
 
-def _driving(rng: np.random.Generator, side: int, length: float) -> list[Actor]:
+def _driving(rng: np.random.Generator, side: int, length: float, lane: float) -> list[Actor]:
+    """Vehicles of a lane at about its speed: who is ahead is faster, so that nobody runs into anybody."""
     places = [x for x in np.arange(-length, length, 22) + rng.uniform(0, 9) if rng.random() < 0.6 and abs(x) > 12]
+    ahead = -side * np.array(places)
+    more = np.sort(rng.uniform(0, 2, len(places)))[np.argsort(np.argsort(np.abs(ahead)))]
+    speeds = np.maximum(lane + np.sign(ahead) * more, 1.0).tolist()
     heading = 0.0 if side < 0 else np.pi
-    return [_vehicle(rng, (x, side * LANE), heading, float(rng.uniform(4, 14))) for x in places]
+    return [_vehicle(rng, (x, side * LANE), heading, speed) for x, speed in zip(places, speeds, strict=True)]
 
 
 def _person(rng: np.random.Generator, seat: float, height: float, lean: float) -> list[Shape]:
@@ -235,8 +280,8 @@ def _pedestrian(rng: np.random.Generator, length: float) -> Actor:
     for x, y in ((stride, 0.1), (-stride, -0.1)):
         shapes.append(Shape(CAPSULE, (x, y, legs / 2), (0.075, legs / 2 - 0.075, 0), 0.3))
         shapes.append(Shape(CAPSULE, (-x, 2.3 * y, height * 0.63), (0.05, height * 0.14, 0), 0.35))
-    place = (float(rng.uniform(-length * 0.6, length * 0.6)), float(rng.choice([-1, 1]) * rng.uniform(5.4, 7.0)))
-    yaw = float(rng.choice([0, np.pi]) + rng.normal(0, 0.2))
+    place = (float(rng.uniform(-length * 0.6, length * 0.6)), float(rng.choice([-1, 1]) * rng.uniform(6.4, 7.4)))
+    yaw = float(rng.choice([0, np.pi]) + rng.normal(0, 0.06))
     size = (2 * stride + 0.35, 0.62, height)
     return Actor(tuple(shapes), place, yaw, "Pedestrian", size, float(rng.uniform(0, 1.8)))
 
@@ -249,7 +294,7 @@ def _cyclist(rng: np.random.Generator, length: float) -> Actor:
     shapes += [Shape(CAPSULE, (0.05, y, 0.6), (0.08, 0.25, 0), 0.3) for y in (-0.12, 0.12)]
     shapes.append(Shape(BOX, (0.42, 0, 1.0), (0.03, 0.28, 0.03), 0.4))
     side = int(rng.choice([-1, 1]))
-    place = (float(rng.uniform(-length * 0.6, length * 0.6)), side * 3.1)
+    place = (float(rng.uniform(-length * 0.6, length * 0.6)), side * 3.2)
     return Actor(
         tuple(shapes), place, 0.0 if side < 0 else np.pi, "Cyclist", (1.76, 0.6, height), float(rng.uniform(2, 7))
     )

@@ -34,6 +34,18 @@ def write_atomically(path: Path) -> Iterator[IO[bytes]]:
         partial.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder for results, if it is not there.
+
+    Raises:
+        UsageError: if it can't be made, with the remedy.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write JSON, indented, atomically."""
     with write_atomically(path) as file:

@@ -78,8 +78,11 @@ def test_lidar_is_timed_beside_shapely_mujoco_and_open3d(
 ) -> None:
     pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
     pytest.importorskip("shapely")
-    from robovision.bench import lidar
+    from robovision.bench import detectors, lidar
+    from tests.lidar_scenes import CENTER, SECOND
 
+    for name, value in {"SENSOR": "mini-16", "BACKBONE": SECOND, "DETECTORS": {"tiny": CENTER}}.items():
+        monkeypatch.setattr(detectors, name, value)
     for name, value in {"FRAMES": (4, 8), "BOXES": 60, "SAMPLE": 3, "SWEEPS": 1, "SENSOR": "mini-16"}.items():
         monkeypatch.setattr(lidar, name, value)
     assert main(["bench", "lidar", "--rounds", "1"]) == 0
@@ -91,6 +94,7 @@ def test_lidar_is_timed_beside_shapely_mujoco_and_open3d(
     assert float(rows["mini-16"][0]) > 0
     agreement = float(output.split("robovision, any rays: ")[1].split("%")[0])
     assert agreement > 99
+    assert float(rows["tiny"][2]) > 0 and float(rows["voxels"][0]) > 0
     difference = float(output.split("greatest difference ")[1].split(";")[0])
     assert difference < 1e-6
 

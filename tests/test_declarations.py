@@ -16,9 +16,13 @@ from robovision.encoders.base import Encoder
 from robovision.encoders.build import build
 from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn, SpatialPrior
+from robovision.encoders.lookhere import LookHere
 from robovision.encoders.names import ENCODERS
+from robovision.encoders.nat import NAT, NATSize
 from robovision.encoders.resnet import ResNet50
+from robovision.encoders.smoe import SMoE, SpatialMixture
 from robovision.encoders.strek import StrekEncoder
+from robovision.encoders.swin import Swin, SwinSize
 from robovision.encoders.vit import PatchEmbed, ViT, ViTSize
 from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
@@ -58,6 +62,13 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "PatchEmbed": lambda: (PatchEmbed(32, 8, bias=True), image(64)),
     "ViT": lambda: (ViT(SMALL, 8, 64), image(64)),
     "ViT with CoIn": lambda: (ViT(SMALL, 8, 64, CoIn(32, stem=4, gamma=1.0)), image(64)),
+    "SpatialPrior, alias-free": lambda: (SpatialPrior(16, 4, quarter_map=False, aliasfree=True), image(160)),
+    "LookHere": lambda: (LookHere(ViTSize(48, 2, 12), 8, scale=1.0), image(64)),
+    "NAT": lambda: (NAT(NATSize(16, 2, (1, 1), 2, kernel=3)), image(96)),
+    "SMoE": lambda: (SMoE(64), image(64)),
+    "SpatialMixture": lambda: (SpatialMixture(3, 2, (12, 12)), image(12)),
+    "Swin": lambda: (Swin(SwinSize(8, 2, (2, 2), window=4)), image(64)),
+    "CoSwin": lambda: (Swin(SwinSize(8, 2, (2, 2), window=4), branch=True), image(64)),
     "SpatialPrior": lambda: (SpatialPrior(16, 4, quarter_map=False), image(96)),
     "CNN": lambda: (CNN(), image(6 * 16)),
     "ResNet50": lambda: (short_resnet(), image(8 * 32)),
@@ -92,7 +103,9 @@ def test_every_model_keeps_its_word(name: str) -> None:
 def test_every_encoder_declares_something_that_is_tested() -> None:
     tested = {type(make()[0]) for make in CASES.values()}
     with torch.device("meta"):
-        kinds = {type(build(name, 224)) for name in ENCODERS}
+        kinds = {
+            type(build(name, 224)) for name in {spec.architecture: name for name, spec in ENCODERS.items()}.values()
+        }
     assert all(issubclass(kind, Encoder) for kind in kinds)
     assert kinds <= tested
 

@@ -11,8 +11,9 @@ import torch
 from robovision.cli import main
 from robovision.errors import UsageError
 from robovision.lidar.box_files import read_boxes
-from robovision.lidar.boxes import points_in_boxes, to_tensor
+from robovision.lidar.boxes import bev_iou, points_in_boxes, to_tensor
 from robovision.lidar.clouds import read_cloud
+from robovision.lidar.collisions import keep_apart
 from robovision.lidar.flow_metric import read_flow_truth
 from robovision.lidar.kitti_calibration import objects_to_boxes, read_calibration
 from robovision.lidar.kitti_labels import read_labels
@@ -51,6 +52,31 @@ def test_a_street_is_the_same_in_mujoco() -> None:
     ours, index = cast(street.shapes(0.0), start, torch.from_numpy(directions))
     same = (geoms == index.numpy()) & np.isclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-2)
     assert (same | (np.isinf(theirs) & np.isinf(ours.numpy()))).mean() > 0.995
+
+
+def test_nobody_meets_anybody_in_a_street() -> None:
+    for seed, seconds in ((0, 2.0), (1, 2.0), (2, 2.0), (3, 8.0)):
+        street = make_street(np.random.default_rng(seed), seconds)
+        for time in np.linspace(0, seconds, 5):
+            boxes = to_tensor(street.boxes(float(time)))
+            car = torch.tensor([[0, 0, 0, 4, 1.8, 1.5, 0]], dtype=torch.float64)
+            overlap = bev_iou(torch.cat([car, boxes]), torch.cat([car, boxes]))
+            assert overlap.fill_diagonal_(0).max() == 0
+        assert {actor.name for actor in street.actors} >= {"", "Car", "Pedestrian", "Cyclist"}
+        # The sensor's car stays in its street.
+        end = street.ego(np.array([seconds]))[0, :2, 3]
+        assert abs(end[1] + 1.75) < 0.6
+        assert max(actor.place[0] for actor in street.actors) > end[0] + 40
+
+
+def test_who_meets_an_earlier_one_does_not_stay() -> None:
+    poses = np.tile(np.eye(4), (2, 4, 1, 1))
+    poses[:, :, 0, 3] = [[0, 10, 3, 10], [5, 10, 40, 12]]
+    sizes = np.array([[4, 2, 1], [4, 2, 1], [4, 2, 1], [0, 0, 0]], float)
+    # The third and the first at the start; a point meets nobody.
+    assert keep_apart(poses, sizes).tolist() == [True, True, False, True]
+    poses[1, 0, 0, 3] = 7
+    assert keep_apart(poses, sizes).tolist() == [True, False, False, True]
 
 
 def test_a_sweep_sees_a_wall_where_it_stands() -> None:

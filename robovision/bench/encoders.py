@@ -26,6 +26,8 @@ HEADS = (
     *("peak MB: transformers", "ours", "ours + CoIn"),
 )
 PRECISIONS = (torch.float32, torch.bfloat16)
+PEERS = ("resnet50", "swin-tiny")
+"""Beside the ViTs, what transformers has too."""
 PASSES = ("forward", "forward + backward")
 
 
@@ -46,6 +48,11 @@ CASES = (
     Case("clip-vit-b16", 224, 4),
     Case("dinov2-vit-s14", 224, 8),
     Case("resnet50", 224, 8),
+    Case("lookhere-vit-b16", 224, 4),
+    Case("nat-mini", 224, 8),
+    Case("swin-tiny", 224, 8),
+    Case("coswin-tiny", 224, 8),
+    Case("smoe", 224, 8),
 )
 """The first is what `robovision train` trains; vit-base is what CoIn's overhead is judged by."""
 
@@ -103,8 +110,9 @@ def _ways(case: Case, device: Device) -> dict[str, tuple[nn.Module, Callable[[Te
         assert coin.injector is not None
         assert float(coin.injector.get_parameter("gamma").detach().mean()) == OPEN_GATE
         ways["coin"] = (coin, lambda x: coin(x).tokens)
-    if has_transformers():
-        peer = _peer(find_spec(case.name), case.size).to(device)
+    spec = find_spec(case.name)
+    if has_transformers() and (spec.is_vit or spec.architecture in PEERS):
+        peer = _peer(spec, case.size).to(device)
         ways["transformers"] = (peer, functools.partial(_peer_tokens, peer, ours))
     return ways
 
@@ -174,6 +182,8 @@ def _peer(spec: EncoderSpec, size: int) -> Any:
 
     if spec.architecture == "resnet50":
         return transformers.ResNetModel(transformers.ResNetConfig())
+    if spec.architecture == "swin-tiny":
+        return transformers.SwinModel(transformers.SwinConfig(image_size=size), add_pooling_layer=False)
     shape = SIZES[spec.architecture.removeprefix("vit-")]
     heads = shape.heads if spec.heads is None else spec.heads
     common: dict[str, Any] = {

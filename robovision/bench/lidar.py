@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from robovision.bench import lidar_memory
+from robovision.bench import detectors, lidar_memory
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners
@@ -50,13 +50,14 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        parts = (
+        parts: list[Callable[[], str]] = [
             lambda: evaluation(data, rounds),
             lambda: lidar_memory.table(FRAMES),
             overlaps,
             lambda: rays(rounds),
             sweeps,
-        )
+            lambda: detectors.table(rounds),
+        ]
         for done, part in enumerate(parts, 1):
             text = part()
             progress(done)
@@ -67,7 +68,7 @@ def table(data: Path | None, rounds: int, progress: Callable[[int], None]) -> It
 
 def count() -> int:
     """How many measurements `table` makes."""
-    return 5
+    return 6
 
 
 def check(data: Path | None) -> None:

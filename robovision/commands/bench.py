@@ -7,12 +7,14 @@ from pathlib import Path
 
 import tyro
 
+from robovision.bench.claims import NAMES as CLAIM_NAMES
 from robovision.bench.control_plan import Choice, Scale
 from robovision.commands import Command, absolute, check_workers
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import find_task
-from robovision.errors import UsageError
+from robovision.errors import UsageError, unknown
+from robovision.files import make_folder
 
 GROUP = """Measure speed on this machine, side by side with what you would pick instead.
 
@@ -21,6 +23,7 @@ commands:
   encoders   images a second of the encoders against transformers, and what CoIn adds
   keypoints  S-TREK beside SIFT, RootSIFT and ORB: rotation, perspective, light, pose, time
   lidar      KITTI's evaluation, overlaps against shapely, rays against MuJoCo and Open3D, simulated sweeps
+  claims     published claims about symmetry and biases, each tried at small scale in minutes
   probes     what an encoder's frozen features tell, against random weights and a trained network
   control    adaptation methods on control tasks: frozen, fine-tuned, with CoIn, adapters, from scratch
 
@@ -83,9 +86,11 @@ class Encoders:
                 raise UsageError(f"--{name} must be at least 1, got {getattr(self, name)}")
 
 
-LIDAR = """KITTI's evaluation, overlaps of boxes against shapely, rays against MuJoCo and Open3D, and simulated sweeps.
+LIDAR = """KITTI's evaluation, overlaps of boxes against shapely, rays against MuJoCo and Open3D, simulated sweeps;
+voxels, sparse convolutions (against spconv, where it is installed, and dense ones) and whole detectors, with memory.
 
-Everything runs on one core, and times are those that the core works for it. The ways take turns in one process, and a
+The detectors run on all cores and are timed by the clock. All else runs on one core, and times are those that the core
+works for it. The ways take turns in one process, and a
 ratio is the median over the turns. Prints tables in Markdown.
 
 examples:
@@ -263,6 +268,54 @@ def _control(options: Control) -> int:
     return 0
 
 
+CLAIMS = """Try published claims at small scale: does it hold here? Minutes each, on one core.
+
+  dsd        samples that a convolutional, a locally and a fully connected network need (Jelassi et al.)
+  lookhere   from 8 x 8 to 16 x 16 tokens, beside learned and sine-cosine positions
+  nat        labels that change under a shift by a pixel, beside Swin's windows
+  coswin     500 samples, beside Swin without the convolutions
+  smoe       heat diffusion that depends on the place, beside a convolutional network
+  jitter     a keypoint that glides by 1/8 pixel, with CoIn's stem plain and alias-free
+
+Prints a table and whether the targets were reached; writes NAME.png. The same seeds give the same numbers.
+
+examples:
+  robovision bench claims dsd
+  robovision bench claims lookhere nat --out claims"""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """The options of `robovision bench claims`."""
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which claims; without any, all."""
+    out: Path = Path("claims")
+    """The folder for the pictures."""
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            if name not in CLAIM_NAMES:
+                raise unknown("claim", name, CLAIM_NAMES)
+
+
+def _claims(options: Claims) -> int:
+    from importlib import import_module
+
+    from tqdm import tqdm
+
+    from robovision.bench.claims.results import draw
+
+    make_folder(options.out)
+    for name in options.names or CLAIM_NAMES:
+        claim = import_module(f"robovision.bench.claims.{name}")
+        with tqdm(total=claim.count(), desc=name, leave=False) as bar:
+            result = claim.run(bar.update)
+        draw(options.out / f"{name}.png", result)
+        print(f"{result.text()}\n\npicture    {options.out / f'{name}.png'}\n")
+    return 0
+
+
 def _probes(options: Probes) -> int:
     from tqdm import tqdm
 
@@ -323,5 +376,6 @@ COMMANDS = {
     "bench keypoints": Command(Keypoints, KEYPOINTS, _keypoints),
     "bench lidar": Command(Lidar, LIDAR, _lidar),
     "bench probes": Command(Probes, PROBES, _probes),
+    "bench claims": Command(Claims, CLAIMS, _claims),
     "bench control": Command(Control, CONTROL, _control),
 }

@@ -157,7 +157,7 @@ def _new_folder(parent: Path, task: str, seed: int) -> Path:
 
 def _plan(config: TrainConfig, path: Path) -> str:
     encoder = config.encoder
-    adapter = " + CoIn" if encoder.adapter == "coin" else ""
+    adapter = " + CoIn" if encoder.adapter.startswith("coin") else ""
     start = f"pretrained weights of {encoder.weights}" if encoder.weights else "random weights"
     return (
         f"task      {config.task}, {config.demos} demonstrations, seed {config.seed}\n"

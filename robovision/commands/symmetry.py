@@ -12,6 +12,7 @@ import tyro
 from robovision.commands import Command
 from robovision.encoders.names import check_image_size, find_spec
 from robovision.errors import UsageError
+from robovision.files import make_folder
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -105,7 +106,7 @@ def _inspect(options: Symmetry, vits: dict[str, ViT], size: int, task: str) -> i
         for name, vit in vits.items():
             inspections[name] = tokens.inspect(vit, canvas, size, bar.update)
     print(report.tables(inspections, tokens.depths(first), first.patch))
-    _make_folder(options.out)
+    make_folder(options.out)
     report.write(options.out / "symmetry.csv", inspections, tokens.depths(first))
     title = f"{options.model}, {size} px, {options.on or task}"
     report.draw(options.out / "symmetry.png", title, tokens.middle(canvas, size)[0], inspections, first.patch)
@@ -129,7 +130,7 @@ def _probe(options: Symmetry, model: nn.Module, size: int) -> int:
     print(charts.tables(found))
     if canvas is not None:
         _say_decibels(model, canvas, size)
-    _make_folder(options.out)
+    make_folder(options.out)
     charts.write(options.out / "symmetry.csv", found)
     where = options.on if canvas is None else f"{size} px, {options.on or TASK}"
     charts.draw(options.out / "symmetry.png", f"{options.model}, {where}", found)
@@ -273,15 +274,6 @@ def _frame(task: str, side: int) -> Tensor:
         return torch.from_numpy(env.reset(seed=0)[0]["pixels"])
     finally:
         env.close()
-
-
-def _make_folder(path: Path) -> None:
-    from robovision.files import cannot_write
-
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(path, error) from error
 
 
 COMMANDS = {"symmetry": Command(Symmetry, SYMMETRY, _symmetry)}

@@ -9,12 +9,20 @@ from robovision.encoders.adapters import adapt, adapter_parameters
 from robovision.encoders.base import Encoder
 from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn
+from robovision.encoders.lookhere import LookHere
 from robovision.encoders.names import Adapter, EncoderSpec, check_adapter, check_image_size, find_spec
+from robovision.encoders.nat import NAT
+from robovision.encoders.nat import SIZES as NAT_SIZES
 from robovision.encoders.resnet import ResNet50
+from robovision.encoders.smoe import SMoE
+from robovision.encoders.swin import SIZES as SWIN_SIZES
+from robovision.encoders.swin import Swin
 from robovision.encoders.vit import PLAIN, SIZES, ViT, ViTSize, ViTStyle
 from robovision.errors import UsageError
 
 OPEN_GATE = 1.0
+LOOKHERE_HEADS = 12
+"""At every width: eight that look in a direction and four that don't."""
 STYLES = {
     "plain": PLAIN,
     "clip": ViTStyle(eps=1e-5, quick_gelu=True, pre_norm=True),
@@ -31,7 +39,7 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
     Args:
         name: one of `ENCODERS`.
         image_size: side in pixels of the images that it is for.
-        adapter: `coin`, `adaptformer`, `roboadapter`, `lora` or `none`; only a ViT takes one.
+        adapter: `coin`, `coin-aliasfree`, `adaptformer`, `roboadapter`, `lora` or `none`; only a plain ViT takes one.
         pretrained: whether its weights will be replaced by pretrained ones. If so, CoIn starts with its gate
             shut, as in the paper; if not, open, because there is nothing that it could disturb.
 
@@ -41,15 +49,7 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
     spec = find_spec(name)
     check_image_size(name, image_size, "image_size")
     check_adapter(name, adapter)
-    if spec.architecture == "cnn":
-        return CNN(NORMALISATIONS[spec.normalisation])
-    if spec.architecture == "resnet50":
-        return ResNet50(spec.output, NORMALISATIONS[spec.normalisation])
-    if spec.architecture == "strek":
-        from robovision.encoders.strek import StrekEncoder
-
-        return StrekEncoder()
-    return _vit(spec, image_size, adapter, pretrained)
+    return _vit(spec, image_size, adapter, pretrained) if spec.is_vit else _other(spec, image_size)
 
 
 def set_trainable(encoder: Encoder, mode: str) -> None:
@@ -74,12 +74,37 @@ def shut_gate(encoder: Encoder) -> None:
     injector.gamma.requires_grad_(False)
 
 
+def _other(spec: EncoderSpec, image_size: int) -> Encoder:
+    normalisation = NORMALISATIONS[spec.normalisation]
+    family, _, size = spec.architecture.partition("-")
+    match family:
+        case "lookhere":
+            plain = SIZES[size]
+            return LookHere(ViTSize(plain.width, plain.depth, LOOKHERE_HEADS), spec.patch, normalisation=normalisation)
+        case "nat":
+            return NAT(NAT_SIZES[size], normalisation)
+        case "swin" | "coswin":
+            return Swin(SWIN_SIZES[size], family == "coswin", normalisation)
+        case "smoe":
+            return SMoE(image_size, normalisation)
+        case "cnn":
+            return CNN(normalisation)
+        case "strek":
+            from robovision.encoders.strek import StrekEncoder
+
+            return StrekEncoder()
+        case _:
+            return ResNet50(spec.output, normalisation)
+
+
 def _vit(spec: EncoderSpec, image_size: int, adapter: Adapter, pretrained: bool) -> ViT:
     size = SIZES[spec.architecture.removeprefix("vit-")]
     if spec.heads is not None:
         size = ViTSize(size.width, size.depth, spec.heads)
-    injector = CoIn(size.width, gamma=0.0 if pretrained else OPEN_GATE) if adapter == "coin" else None
+    gamma = 0.0 if pretrained else OPEN_GATE
+    injected = adapter in ("coin", "coin-aliasfree")
+    injector = CoIn(size.width, gamma=gamma, aliasfree=adapter == "coin-aliasfree") if injected else None
     vit = ViT(size, spec.patch, image_size, injector, STYLES[spec.family], NORMALISATIONS[spec.normalisation])
-    if adapter not in ("coin", "none"):
+    if not injected and adapter != "none":
         adapt(vit, adapter)
     return vit

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.encoders.vit import Injector
+from robovision.symmetry.aliasfree import FilteredActivation, KaiserDownsample
 from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Image
 from robovision.symmetry.groups import shifts
@@ -25,22 +26,27 @@ POINTS = 4
 
 
 class SpatialPrior(nn.Module):
-    """Convolutional features of an image at 1/8, 1/16 and 1/32 of its size, each [B, D, H, W]."""
+    """Convolutional features of an image at 1/8, 1/16 and 1/32 of its size, each [B, D, H, W].
 
-    def __init__(self, width: int, stem: int, quarter_map: bool) -> None:
+    Alias-free, each nonlinearity acts on a grid twice as fine and is filtered, and so is what is made coarser.
+    """
+
+    def __init__(self, width: int, stem: int, quarter_map: bool, aliasfree: bool = False) -> None:
         super().__init__()
-        self.stem = nn.Sequential(
-            *_conv(3, stem, stride=2), *_conv(stem, stem), *_conv(stem, stem), nn.MaxPool2d(3, 2, 1)
-        )
+        conv = _filtered_conv if aliasfree else _conv
+        pool = KaiserDownsample() if aliasfree else nn.MaxPool2d(3, 2, 1)
+        self.aliasfree = aliasfree
+        self.stem = nn.Sequential(*conv(3, stem, stride=2), *conv(stem, stem), *conv(stem, stem), pool)
         channels = (stem, 2 * stem, 4 * stem, 4 * stem)
-        self.down = nn.ModuleList(nn.Sequential(*_conv(a, b, stride=2)) for a, b in itertools.pairwise(channels))
+        self.down = nn.ModuleList(nn.Sequential(*conv(a, b, stride=2)) for a, b in itertools.pairwise(channels))
         self.project = nn.ModuleList(nn.Conv2d(c, width, 1) for c in channels[1:])
         if quarter_map:
             self.project_quarter = nn.Conv2d(stem, width, 1)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
-        """Shifts by whole cells move the finest map, but for two cells that see the border's zeros."""
-        return (Symmetry(shifts(8), "interior", outputs=Image(8), margin=2, part=lambda maps: maps[0]),)
+        """Shifts by whole cells move the finest map, but for the cells that see the border's zeros."""
+        margin = 6 if self.aliasfree else 2
+        return (Symmetry(shifts(8), "interior", outputs=Image(8), margin=margin, part=lambda maps: maps[0]),)
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = _convolve(self.stem, images.contiguous(memory_format=torch.channels_last))  # faster on a CPU
@@ -150,11 +156,19 @@ class CoIn(Injector):
             pretrained; a ViT that starts from random weights learns faster with the gate open.
         quarter_map: also hold the projection of the 1/4 map, which nothing uses but the paper's parameter
             count includes.
+        aliasfree: filter what the convolutions would alias; slower, steadier under shifts by parts of a pixel.
     """
 
-    def __init__(self, width: int, stem: int | None = None, gamma: float = 0.0, quarter_map: bool = False) -> None:
+    def __init__(
+        self,
+        width: int,
+        stem: int | None = None,
+        gamma: float = 0.0,
+        quarter_map: bool = False,
+        aliasfree: bool = False,
+    ) -> None:
         super().__init__()
-        self.prior = SpatialPrior(width, width // 12 if stem is None else stem, quarter_map)
+        self.prior = SpatialPrior(width, width // 12 if stem is None else stem, quarter_map, aliasfree)
         self.level_embed = nn.Parameter(torch.empty(LEVELS, width).normal_())
         self.query_norm = nn.LayerNorm(width, 1e-6)
         self.value_norm = nn.LayerNorm(width, 1e-6)
@@ -199,3 +213,14 @@ def _convolve(layers: nn.Module, x: Tensor) -> Tensor:
 def _conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
     convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
     return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+def _filtered_conv(inputs: int, outputs: int, stride: int = 1) -> list[nn.Module]:
+    """As `_conv` without aliasing: the stride is taken after the nonlinearity, by a filter."""
+    convolution = nn.Conv2d(inputs, outputs, 3, 1, 1, bias=False)
+    layers: list[nn.Module] = [
+        convolution,
+        nn.BatchNorm2d(outputs),
+        FilteredActivation(functional.relu, filter="kaiser"),
+    ]
+    return layers if stride == 1 else [*layers, KaiserDownsample(stride)]

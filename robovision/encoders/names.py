@@ -7,7 +7,7 @@ from typing import Literal
 
 from robovision.errors import UsageError, unknown
 
-Adapter = Literal["coin", "adaptformer", "roboadapter", "lora", "none"]
+Adapter = Literal["coin", "coin-aliasfree", "adaptformer", "roboadapter", "lora", "none"]
 RESNET_STRIDE = 32
 
 
@@ -15,7 +15,8 @@ RESNET_STRIDE = 32
 class EncoderSpec:
     """What the name of an encoder stands for."""
 
-    architecture: Literal["vit-micro", "vit-tiny", "vit-small", "vit-base", "vit-large", "resnet50", "cnn", "strek"]
+    architecture: str
+    """The network and its size, such as `vit-tiny`, `resnet50` or `nat-mini`."""
     patch: int = 16
     """Side of a patch in pixels; a convolutional network has none and this is its stride."""
     family: Literal["plain", "clip", "openclip", "dinov2", "dinov2-reg"] = "plain"
@@ -29,13 +30,20 @@ class EncoderSpec:
     """The repository on the Hugging Face Hub that holds its weights."""
     page: str = ""
     """Where its authors publish the weights, if not on the Hub."""
+    smallest: int = 0
+    """Side in pixels of the smallest image, where that is more than the patch."""
     embedded: bool = False
     """Whether this package carries the weights."""
 
     @property
     def is_vit(self) -> bool:
-        """Whether it is a vision transformer."""
+        """Whether it is a plain vision transformer, which takes adapters and can be followed block by block."""
         return self.architecture.startswith("vit-")
+
+    @property
+    def tiles(self) -> bool:
+        """Whether an image's sides must be multiples of the patch."""
+        return not self.architecture.startswith(("resnet", "cnn", "nat"))
 
     @property
     def needs_weights(self) -> bool:
@@ -54,6 +62,16 @@ ENCODERS: dict[str, EncoderSpec] = {
     "vit-large": EncoderSpec("vit-large"),
     "resnet50": EncoderSpec("resnet50", RESNET_STRIDE),
     "cnn": EncoderSpec("cnn", normalisation="half"),
+    "lookhere-vit-t16": EncoderSpec("lookhere-tiny"),
+    "lookhere-vit-s16": EncoderSpec("lookhere-small"),
+    "lookhere-vit-b16": EncoderSpec("lookhere-base"),
+    "nat-mini": EncoderSpec("nat-mini", 32, smallest=224),
+    "nat-tiny": EncoderSpec("nat-tiny", 32, smallest=224),
+    "nat-small": EncoderSpec("nat-small", 32, smallest=224),
+    "nat-base": EncoderSpec("nat-base", 32, smallest=224),
+    "swin-tiny": EncoderSpec("swin-tiny", 32),
+    "coswin-tiny": EncoderSpec("coswin-tiny", 32),
+    "smoe": EncoderSpec("smoe"),
     "clip-vit-b32": EncoderSpec("vit-base", 32, "clip", "clip", hub="openai/clip-vit-base-patch32"),
     "clip-vit-b16": EncoderSpec("vit-base", 16, "clip", "clip", hub="openai/clip-vit-base-patch16"),
     "clip-vit-l14": EncoderSpec("vit-large", 14, "clip", "clip", hub="openai/clip-vit-large-patch14"),
@@ -92,7 +110,12 @@ def find_spec(name: str) -> EncoderSpec:
 def check_image_size(name: str, size: int, option: str) -> None:
     """Raise UsageError unless the encoder can look at square images of this side in pixels."""
     spec = find_spec(name)
-    if spec.architecture in ("resnet50", "cnn"):
+    if size < spec.smallest:
+        raise UsageError(
+            f"{option} must be at least {spec.smallest} pixels for {name}, got {size}: on smaller images its last map "
+            f"is smaller than the neighbourhood of {spec.smallest // spec.patch} x {spec.smallest // spec.patch} tokens"
+        )
+    if not spec.tiles:
         if size < spec.patch:
             raise UsageError(f"{option} must be at least {spec.patch} pixels for {name}, got {size}")
     elif size % spec.patch or size < spec.patch:
@@ -107,5 +130,5 @@ def check_adapter(name: str, adapter: Adapter) -> None:
     """Raise UsageError if the adapter does not fit the encoder of this name."""
     spec = find_spec(name)
     if not spec.is_vit and adapter != "none":
-        kind = {"resnet50": "a ResNet", "cnn": "a CNN"}.get(spec.architecture, "no ViT")
+        kind = {"resnet50": "a ResNet", "cnn": "a CNN"}.get(spec.architecture, "no plain ViT")
         raise UsageError(f"{adapter} adapts the tokens of a ViT, and {name} is {kind}: use --encoder.adapter none")
