@@ -103,24 +103,26 @@ def main():
     parser.add_argument("pictures", type=Path, help="a folder of images to learn from")
     parser.add_argument("photographs", type=Path, help="a folder of images to measure on")
     parser.add_argument("--steps", type=int, default=400, help="of each training")
+    parser.add_argument("--parts", nargs="+", default=["detector", "descriptor"], help="which tables")
     options = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     pictures = read_folder(options.pictures, 2 * SIZE) + [dead_leaves(512, 0, k) for k in range(LEAVES)]
     photographs = [photograph(path) for path in sorted(options.photographs.iterdir())]
     extraction = ExtractorOptions(most=2000, multi_scale=False)
-    print("| detector | repeatability@3 |\n|---|---|")
-    for name, change in DETECTORS.items():
-        trained = detector(change, pictures, options.steps)
-        first = trained if not change else first  # noqa: F821
-        found = measure(Strek(trained, Descriptor(), extraction), photographs)
-        print(f"| {name} | {found[0]:.1f} |", flush=True)
-    upright = Upright(first.options)
-    upright.load_state_dict(first.state_dict())
-    print("\n| descriptor | MMA@3 |\n|---|---|")
-    for name, steering in {"patches turned by the detector": first, "patches upright": upright}.items():
-        described = descriptor(steering, pictures, options.steps)
-        print(f"| {name} | {measure(Strek(steering, described, extraction), photographs)[1]:.1f} |", flush=True)
+    if "detector" in options.parts:
+        print("| detector | repeatability@3 |\n|---|---|")
+        for name, change in DETECTORS.items():
+            strek = Strek(detector(change, pictures, options.steps), Descriptor(), extraction)
+            print(f"| {name} | {measure(strek, photographs)[0]:.1f} |", flush=True)
+    if "descriptor" in options.parts:
+        steered = detector({}, pictures, options.steps)
+        upright = Upright(steered.options)
+        upright.load_state_dict(steered.state_dict())
+        print("\n| descriptor | MMA@3 |\n|---|---|")
+        for name, trained in {"patches turned by the detector": steered, "patches upright": upright}.items():
+            strek = Strek(trained, descriptor(trained, pictures, options.steps), extraction)
+            print(f"| {name} | {measure(strek, photographs)[1]:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

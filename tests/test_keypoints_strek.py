@@ -115,6 +115,11 @@ def test_visits_are_the_mean_of_draws(sampler: Literal["sequential", "grid"]) ->
 def test_a_sequence_ends_where_nothing_is_left() -> None:
     draws = draw(torch.zeros(2, 5, 5), SamplingOptions(radius=6, most=3), generator())
     assert draws.drawn.tolist() == [[True]] * 2
+    several = draw(torch.zeros(30, 20, 20), SamplingOptions(radius=6, most=20), generator())
+    counts = several.drawn.sum(1)
+    assert counts.min() < counts.max() < 20
+    assert ((several.cells >= 0) & (several.cells < 400)).all()
+    assert torch.allclose(several.visits.sum(1), counts.float(), rtol=1e-3)
 
 
 def test_the_grid_draws_one_in_each_cell_and_top_k_the_strongest() -> None:
@@ -202,6 +207,14 @@ def test_patches_turn_with_their_direction(leaf: Tensor) -> None:
     turned = patches(image.rot90(1, (2, 3)), middle, torch.tensor([[[0.0, -1.0]]]))  # to the right becomes up
     assert upright.shape == (1, 1, SIDE, SIDE)
     assert torch.allclose(upright, turned, atol=1e-5)
+
+
+def test_the_descriptor_exports() -> None:
+    torch.manual_seed(0)
+    descriptor, seen = Descriptor(), torch.rand(20, 1, SIDE, SIDE)
+    descriptor(seen)  # gives the batch statistics other values than those at the start
+    with torch.no_grad():
+        assert torch.allclose(descriptor.exported()(seen), descriptor.eval()(seen), atol=1e-5)
 
 
 def test_triplet_loss_by_hand() -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import fuse_conv_bn_eval
 
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.objectives import Points, judge
@@ -79,6 +80,22 @@ class Descriptor(nn.Module):
         normal = ((patches - mean) / (deviation + 1e-3)).contiguous(memory_format=torch.channels_last)
         described: Tensor = self.layers(normal).to(patches)
         return functional.normalize(described.flatten(1), dim=1)
+
+    def exported(self) -> Descriptor:
+        """The same descriptor in evaluation, batch normalisation folded in: faster, but it can't be trained."""
+        layers: list[nn.Module] = []
+        for layer in self.eval().layers:
+            if isinstance(layer, nn.BatchNorm2d):
+                convolution = layers.pop()
+                assert isinstance(convolution, nn.Conv2d)
+                folded = fuse_conv_bn_eval(convolution, layer)
+                folded.weight = nn.Parameter(folded.weight.contiguous(memory_format=torch.channels_last))
+                layers.append(folded)
+            else:
+                layers.append(layer)
+        plain = Descriptor()
+        plain.layers = nn.Sequential(*layers)
+        return plain.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)

@@ -74,10 +74,10 @@ def _sequence(policy: Tensor, options: SamplingOptions, generator: torch.Generat
         places.append(place)
         drawn.append(alive)
     visits = share * torch.where(waited < 0, inverse[:, None], waited)
-    place = torch.stack(places, 1)
+    place, alive = torch.stack(places, 1), torch.stack(drawn, 1)
     cells = (place // width - options.radius) * columns + place % width - options.radius
     inner = slice(options.radius, -options.radius)
-    return cells, torch.stack(drawn, 1), visits.view(batch, -1, width)[:, inner, inner].flatten(1)
+    return cells.where(alive, 0), alive, visits.view(batch, -1, width)[:, inner, inner].flatten(1)
 
 
 def _framed(maps: Tensor, border: int, value: float) -> Tensor:

@@ -26,8 +26,8 @@ SMALLEST = 128
 """Pixels of the shorter side below which a scale is left out."""
 STRIP = 1_000_000
 """Pixels that the detector sees at once, about: larger images go through it in strips that overlap."""
-AT_ONCE = 512
-"""Patches that the descriptor sees at once."""
+AT_ONCE = 128
+"""Patches that the descriptor sees at once: their maps stay in the processor's cache."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Strek:
     def __init__(self, detector: Detector, descriptor: Descriptor, options: ExtractorOptions) -> None:
         self.options = options
         self._detector = detector.eval().exported()
-        self._descriptor = descriptor.eval().requires_grad_(False)
+        self._descriptor = descriptor.exported()
 
     @classmethod
     def load(cls, options: ExtractorOptions = ExtractorOptions(), path: Path | None = None) -> Strek:
