@@ -18,6 +18,7 @@ from robovision.commands import (
     doctor,
     keypoints,
     lidar,
+    lidar_symmetry,
     policies,
     pretrain,
     reinforcement,
@@ -65,6 +66,7 @@ COMMANDS: dict[str, Command] = {
     **detectors.COMMANDS,
     **weights.COMMANDS,
     **symmetry.COMMANDS,
+    **lidar_symmetry.COMMANDS,
     **bench.COMMANDS,
     **doctor.COMMANDS,
 }

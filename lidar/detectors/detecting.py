@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from robovision.errors import UsageError
-from robovision.files import cannot_write
+from robovision.files import make_folder
 from robovision.lidar.argoverse import select
 from robovision.lidar.birdseye import Window, write_picture
 from robovision.lidar.box_files import write_boxes
@@ -71,7 +71,8 @@ def detect_files(
     if len(set(names)) < len(names):
         raise UsageError("several clouds have the same name, and their results would too; detect in them one by one")
     kitti = set(detector.config.classes) <= set(CLASSES)
-    _make_folders(out, ["boxes", *(["results"] if kitti else []), *(["pictures"] if outputs.pictures else [])])
+    for name in ("boxes", *(["results"] if kitti else []), *(["pictures"] if outputs.pictures else [])):
+        make_folder(out / name)
     total = 0
     for count, (path, name) in enumerate(zip(clouds, names, strict=True), 1):
         frame = find(detector, path, outputs)
@@ -151,11 +152,3 @@ def _window(config: DetectorConfig) -> Window:
 def _calibration(path: Path) -> Calibration:
     beside = path.parent.parent / "calib" / f"{stem(path)}.txt"
     return read_calibration(beside) if beside.is_file() else CALIBRATION
-
-
-def _make_folders(out: Path, names: Sequence[str]) -> None:
-    for name in names:
-        try:
-            (out / name).mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(out / name, error) from error
