@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ from robovision.types import Array, Boxes3D, PointCloud
 
 MARGIN = 5.0
 """Metres that a box may lie outside the cloud's extent before its convention is doubted."""
+
+SEVERAL = 10
+"""Ground truths that are needed to know where boxes can be."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -65,5 +69,27 @@ def warn_of_far_boxes(boxes: Boxes3D, cloud: PointCloud, what: str) -> None:
         warnings.warn(
             f"{what}: {int(outside.sum())} of {len(boxes)} box centres lie outside the point cloud; are the boxes in "
             f"another frame or convention? Expected: geometric centre in the frame {cloud.frame!r}, x forward, z up",
+            stacklevel=2,
+        )
+
+
+def warn_of_other_frame(truth: Iterable[Array], detections: Iterable[Array], what: str) -> None:
+    """Warn if more than half of the detections' centres lie outside of where any ground truth is.
+
+    Args:
+        truth, detections: centres [N, 3], some at a time.
+        what: the frame and convention that is expected.
+    """
+    ends = [(part.min(axis=0), part.max(axis=0), len(part)) for part in truth if len(part)]
+    if sum(many for *_, many in ends) < SEVERAL:
+        return
+    low = np.min([least for least, *_ in ends], axis=0) - MARGIN
+    high = np.max([most for _, most, _ in ends], axis=0) + MARGIN
+    counts = [(len(part), int(((part < low) | (part > high)).any(axis=1).sum())) for part in detections]
+    count, outside = np.sum([(0, 0), *counts], axis=0).tolist()
+    if outside > count / 2:
+        warnings.warn(
+            f"{outside} of {count} detections lie outside of where any ground truth is; are they in another frame or "
+            f"convention? Expected: {what}",
             stacklevel=2,
         )

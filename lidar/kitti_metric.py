@@ -10,16 +10,17 @@ detections that are too small or lie in `DontCare` areas of the image count neit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from robovision.lidar import report
+from robovision.lidar.checks import warn_of_other_frame
 from robovision.lidar.kitti_counts import LOOSE, SAMPLES, STRICT, Criterion, Tally, errors, tally
 from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects, read_detections, read_labels
-from robovision.lidar.kitti_matching import Scene
+from robovision.lidar.kitti_matching import BLOCK, Scene
 from robovision.lidar.report import Evaluation, check_frames, files_of, frame_errors
 from robovision.types import Array, Metric
 
@@ -67,7 +68,19 @@ def read_folders(truth: Path, detections: Path) -> tuple[Scene, Scene]:
     frames, others = ({path.stem for path in files_of(folder, "*.txt")} for folder in (truth, detections))
     check_frames("frames", frames, others)
     names = sorted(frames)
-    return _scene(truth, names, read_labels, LABEL), _scene(detections, names, read_detections, DETECTION)
+    scenes = _scene(truth, names, read_labels, LABEL), _scene(detections, names, read_detections, DETECTION)
+    warn_of_other_frame(
+        *map(_locations, scenes), "middle of the bottom in the rectified camera's frame: x right, y down, z forward"
+    )
+    return scenes
+
+
+def _locations(scene: Scene) -> Iterator[Array]:
+    """Where the boxes are, some at a time."""
+    objects = scene.objects
+    for first in range(0, len(objects), BLOCK):
+        part = KittiObjects(objects.names[first : first + BLOCK], objects.values[first : first + BLOCK])
+        yield part.locations[part.boxed]
 
 
 def evaluation(truth: Path, detections: Path) -> Evaluation:

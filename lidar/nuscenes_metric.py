@@ -6,13 +6,14 @@ better scored detection took. The five errors of right detections are measured a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from robovision.errors import UsageError
+from robovision.lidar.checks import warn_of_other_frame
 from robovision.lidar.kitti_matching import assign, blocks, group, pairs_within_frames
 from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import has_tables, read_nuscenes_truth
@@ -96,6 +97,11 @@ def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
     place = {token: n for n, token in enumerate(truth.samples)}
     order = np.array([place[token] for token in detections.samples], np.int64)
     places = _places(truth, detections, order)
+    warn_of_other_frame(
+        (truth.translation[part] - _cars(places, truth.sample[part]) for part in _slices(truth)),
+        (detections.translation[part] - _cars(places, order[detections.sample[part]]) for part in _slices(detections)),
+        "geometric centre in the global frame, as nuScenes' results are",
+    )
     counted = 0
     curves: list[Curve] = []
     metrics: list[Metric] = []
@@ -245,8 +251,7 @@ def _places(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> Ar
     places = np.full((len(truth.samples), 2), np.nan)
     needed = np.zeros(len(places), bool)
     for boxes, number in ((detections, order), (truth, np.arange(len(places)))):
-        for first in range(0, len(boxes), PART):
-            part = slice(first, first + PART)
+        for part in _slices(boxes):
             sample, ego = number[boxes.sample[part]], boxes.ego[part]
             known = np.isfinite(ego).all(axis=1)
             places[sample[known]] = (boxes.translation[part] - ego)[known, :2]
@@ -258,6 +263,15 @@ def _places(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> Ar
             f"ego_translation into the ground truth, as the devkit's EvalBoxes.serialize() does, or the detections"
         )
     return places
+
+
+def _slices(boxes: NuScenesBoxes) -> Iterator[slice]:
+    return (slice(first, first + PART) for first in range(0, len(boxes), PART))
+
+
+def _cars(places: Array, sample: Array) -> Array:
+    """Where the car is, [N, 3] with a height of 0, in samples [N]."""
+    return np.pad(places[sample], ((0, 0), (0, 1)))
 
 
 def _near(boxes: NuScenesBoxes, places: Array, order: Array, name: str) -> Array:

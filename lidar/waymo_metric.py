@@ -19,6 +19,7 @@ from robovision.errors import UsageError
 from robovision.lidar.argoverse import select
 from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.boxes import PAIRS, paired_iou_3d, to_tensor
+from robovision.lidar.checks import warn_of_other_frame
 from robovision.lidar.kitti_matching import blocks, pairs_within_frames
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, read_waymo_boxes
@@ -81,6 +82,9 @@ def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
         UsageError: if detections have no scores or lie in frames that the ground truth does not have.
     """
     check_frames("frames", set(truth.frames), set(detections.frames) | set(truth.frames))
+    warn_of_other_frame(
+        [truth.boxes.centers], [detections.boxes.centers], "geometric centre in the vehicle's frame, x forward, z up"
+    )
     names = sorted(set(truth.frames))
     number = {name: n for n, name in enumerate(names)}
     truths, found = (_Framed.of(boxes, number) for boxes in (truth, detections))

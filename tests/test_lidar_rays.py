@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from robovision.errors import UsageError
+from robovision.lidar.boxes import bev_iou, corners, iou_3d, nms_bev, points_in_boxes
 from robovision.lidar.fans import Fans, cast_fans
 from robovision.lidar.mujoco_rays import Open3DScene, mujoco_cast, shapes_of
 from robovision.lidar.primitives import Primitives, cast, normals
@@ -87,6 +89,41 @@ def test_fans_in_an_empty_world_hit_nothing() -> None:
     assert hits.distance.isinf().all()
     assert (hits.index == -1).all()
     assert (hits.facing() == 0).all()
+
+
+class NoOwnDevice(TorchFunctionMode):
+    """Refuses tensors that are made on no device in particular, and those that are taken to the CPU."""
+
+    MAKERS = ("arange", "empty", "eye", "full", "linspace", "ones", "rand", "tensor", "zeros", "from_numpy")
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = getattr(func, "__name__", "")
+        assert name not in self.MAKERS or (kwargs or {}).get("device") is not None, f"torch.{name} without a device"
+        assert name not in ("cpu", "numpy"), f"{name}() leaves the device"
+        return func(*args, **(kwargs or {}))
+
+
+def test_rays_and_boxes_stay_on_the_device_of_their_inputs() -> None:
+    worlds, fans = [shapes_of(*random_model(20, n)) for n in (0, 1)], tilted_fans(40, 0)
+    starts, ways = fans.origin, fans.ahead
+    boxes = torch.rand(30, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
+    points = boxes[:, :3].contiguous()
+    cast_fans(worlds, fans)  # what is done once in a process
+    with NoOwnDevice():
+        hits = cast_fans(worlds, fans)
+        assert (hits.facing() >= 0).all()
+        distance, index = cast(worlds[0], starts, ways)
+        seen = index >= 0
+        normals(worlds[0], index[seen], starts[seen] + distance[seen, None] * ways[seen])
+        assert len(nms_bev(boxes, boxes[:, 0], 0.1)) > 0
+        for measure in (bev_iou, iou_3d):
+            assert (measure(boxes, boxes) > 0).any()
+        assert points_in_boxes(points, boxes).any()
+        assert corners(boxes).shape == (30, 8, 3)
+        with pytest.raises(AssertionError, match="zeros without a device"):
+            torch.zeros(3)
 
 
 def test_open3d_agrees_with_both() -> None:
