@@ -306,6 +306,9 @@ def test_match_draws_what_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert coloured[:160, :200].mean() > 0.02
     assert coloured[:200, 212:].mean() > 0.02
     assert main([*arguments, "--out", str(tmp_path / "m.txt")]) == 2
+    assert main([*arguments, "--model", "essential", "--focal", "200"]) == 0
+    assert "agree on an essential matrix" in capsys.readouterr().out
+    assert main([*arguments, "--model", "essential"]) == 2
     assert main(["keypoints", "match", str(first), str(tmp_path / "none.png")]) == 2
 
 

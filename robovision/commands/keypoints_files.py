@@ -104,10 +104,19 @@ class Match:
     """Keypoints of an image at most: the strongest."""
     ratio: float | None = None
     """A match must be nearer than this share of the distance to the second nearest."""
-    model: Literal["fundamental", "homography"] = "fundamental"
-    """What right matches agree on: fundamental, any rigid scene; homography, a plane or a camera that only turns."""
+    model: Literal["fundamental", "homography", "essential"] = "fundamental"
+    """What right matches agree on: fundamental, any rigid scene; homography, a plane or a camera that only turns;
+    essential, any rigid scene, seen by cameras of a known focal length."""
+    focal: float | None = None
+    """For essential: the focal length of both images in pixels; the optical axis is taken to meet their middle."""
     threshold: float = 2.0
     """Pixels up to which a match agrees."""
+
+    def __post_init__(self) -> None:
+        if (self.model == "essential") != (self.focal is not None):
+            raise UsageError("--focal goes with --model essential: an essential matrix needs the focal length")
+        if self.focal is not None and not self.focal > 0:
+            raise UsageError(f"--focal must be positive, got {self.focal:g}")
 
 
 @dataclass(frozen=True)
@@ -189,7 +198,7 @@ def _write_database(
 def _match(options: Match) -> int:
     from robovision.keypoints import extractors
     from robovision.keypoints.drawing import MatchPicture, write_picture
-    from robovision.keypoints.geometry import VerifyOptions, verify
+    from robovision.keypoints.geometry import VerifyOptions, centred_camera, verify
     from robovision.keypoints.matching import MatchOptions, match
     from robovision.keypoints.pixels import read_grey
 
@@ -198,9 +207,13 @@ def _match(options: Match) -> int:
     found = [extractor.extract(image) for image in images]
     pairs = match(found[0], found[1], MatchOptions(ratio=options.ratio)).indices
     points = found[0].xy[pairs[:, 0]], found[1].xy[pairs[:, 1]]
-    geometry = verify(*points, VerifyOptions(options.model, options.threshold))
+    focal = options.focal
+    cameras = (
+        None if focal is None else (centred_camera(images[0].shape, focal), centred_camera(images[1].shape, focal))
+    )
+    geometry = verify(*points, VerifyOptions(options.model, options.threshold), cameras)
     counts = f"{len(found[0])} and {len(found[1])} keypoints, {len(pairs)} matches"
-    agreeing = f"{geometry.inliers.sum()} agree on a {NAMES[options.model]} within {options.threshold:g} px"
+    agreeing = f"{geometry.inliers.sum()} agree on {NAMES[options.model]} within {options.threshold:g} px"
     print(f"{options.extractor}: {counts}; {agreeing}")
     if options.out is not None:
         text = f"{options.extractor}: {counts}, {agreeing}"
@@ -218,7 +231,7 @@ def _export(options: Export) -> int:
     return 0
 
 
-NAMES = {"fundamental": "fundamental matrix", "homography": "homography"}
+NAMES = {"fundamental": "a fundamental matrix", "homography": "a homography", "essential": "an essential matrix"}
 
 COMMANDS = {
     "keypoints extract": Command(Extract, EXTRACT, _extract),

@@ -113,6 +113,12 @@ def _estimate(
     return cv2.findEssentialMat(*rays, np.eye(3), np.eye(3), None, None, settings)
 
 
+def centred_camera(shape: tuple[int, ...], focal: float) -> Array:
+    """K [3, 3] of a camera whose optical axis meets the middle of an image [H, W]; focal length in pixels."""
+    height, width = shape
+    return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
 def normalise(xy: Array, intrinsics: Array) -> Array:
     """Pixels [M, 2] on the plane at distance 1 from the camera: K^-1 x."""
     homogeneous = np.concatenate([xy, np.ones((len(xy), 1))], axis=1)
