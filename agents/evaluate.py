@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from robovision.agents import statistics
 from robovision.agents.agent import load
 from robovision.agents.trial import Trial
 from robovision.envs.registry import make
@@ -71,7 +72,8 @@ class Judged:
     def metrics(self) -> list[Metric]:
         """What the task is judged by comes first.
 
-        Success at the last step and at any step, with Wilson intervals, or the mean score; and the mean return.
+        Success at the last step and at any step, with Wilson intervals, or the mean score; and the mean return; these
+        with bootstrap intervals over the episodes.
         """
         count = len(self.outcomes)
         success = [o.success for o in self.outcomes if o.success is not None]
@@ -83,9 +85,8 @@ class Judged:
                 Metric.proportion("success_any_step", sum(bool(o.success_any) for o in self.outcomes), count)
             )
         if scores:
-            metrics.append(Metric("score", float(np.mean(scores)), "1", count=count))
-        metrics.append(Metric("return", float(np.mean([o.total_reward for o in self.outcomes])), "reward", count=count))
-        return metrics
+            metrics.append(_mean("score", scores, "1"))
+        return [*metrics, _mean("return", [o.total_reward for o in self.outcomes], "reward")]
 
 
 def evaluate(
@@ -200,6 +201,12 @@ class _Player:
     def close(self) -> None:
         for env in self._envs:
             env.close()
+
+
+def _mean(name: str, values: list[float], unit: str) -> Metric:
+    """The mean over the episodes with its interval."""
+    found = statistics.metric(name, [np.array([values], np.float64)])
+    return dataclasses.replace(found, unit=unit, count=len(values))
 
 
 def _outcome(number: int, seed: int, infos: list[dict[str, Any]], rewards: list[float]) -> Outcome:

@@ -123,7 +123,7 @@ def _to_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str]
         import onnxruntime  # noqa: F401  what checks the file
         import onnxscript  # noqa: F401  what torch writes it with
     except ModuleNotFoundError as error:
-        raise UsageError(f"exporting to ONNX needs {error.name}: pip install 'robovision[export]'") from None
+        raise UsageError(f"exporting to ONNX needs {error.name}: pip install 'robovision[onnx]'") from None
     outputs = ["actions", *(["next_past"] if "past" in names else [])]
     torch.onnx.export(
         program, f=path, dynamo=True, input_names=names, output_names=outputs, external_data=False, verbose=False

@@ -164,5 +164,5 @@ def _hub() -> Any:
     try:
         import huggingface_hub
     except ModuleNotFoundError:
-        raise UsageError("the Hugging Face Hub needs: pip install huggingface_hub") from None
+        raise UsageError("the Hugging Face Hub needs: pip install 'robovision[hub]'") from None
     return huggingface_hub

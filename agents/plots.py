@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from robovision.agents.config import TrainConfig
 from robovision.agents.evaluate import Judged
 from robovision.files import write_atomically
+from robovision.types import Metric
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 SMOOTH = 0.8
 
@@ -23,24 +29,38 @@ def learning_curve(path: Path, curve: list[dict[str, float]], judged: dict[int, 
     left.plot(steps, _smooth([row["loss"] for row in curve]), color="tab:blue", label="smoothed")
     left.set(xlabel="training step", ylabel="squared error (deviations of the actions)", yscale="log")
     left.legend(frameon=False)
-    success = {step: record.metrics()[0] for step, record in sorted(judged.items())}
-    below = [metric.value - (metric.value if metric.low is None else metric.low) for metric in success.values()]
-    above = [(metric.value if metric.high is None else metric.high) - metric.value for metric in success.values()]
-    name = next(iter(success.values())).name
-    values = [metric.value for metric in success.values()]
-    right.errorbar(list(success), values, [below, above], fmt="o-", capsize=4, color="tab:green")
-    right.set(xlabel="training step", ylabel=f"{name} at the last step")
-    if name != "return":
-        right.set_ylim(-0.03, 1.03)
-    right.set_xlim(0, max(success) * 1.05)
-    right.set_title(
-        f"{config.evaluation.episodes} fresh starts" + (", 95 % Wilson intervals" if name == "success" else ""),
-        fontsize=9,
-    )
-    for axes in (left, right):
-        axes.grid(alpha=0.3)
+    left.grid(alpha=0.3)
+    _over_steps(right, {step: record.metrics()[0] for step, record in sorted(judged.items())})
     with write_atomically(path) as file:
         figure.savefig(file, format="png")
+
+
+def checkpoints_plot(path: Path, judged: Mapping[int, Metric], title: str) -> None:
+    """A PNG of what the checkpoints of some steps reach, with 95 % intervals."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5, 3.6), layout="constrained", dpi=120)
+    figure.suptitle(title)
+    _over_steps(figure.subplots(), judged)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png")
+
+
+def _over_steps(axes: Axes, judged: Mapping[int, Metric]) -> None:
+    """Draw metrics over the training steps."""
+    metrics = [*judged.values()]
+    values = [metric.value for metric in metrics]
+    below = [metric.value - (metric.value if metric.low is None else metric.low) for metric in metrics]
+    above = [(metric.value if metric.high is None else metric.high) - metric.value for metric in metrics]
+    name = metrics[0].name
+    axes.errorbar(list(judged), values, [below, above], fmt="o-", capsize=4, color="tab:green")
+    axes.set(xlabel="training step", ylabel=f"{name} at the last step")
+    if name != "return":
+        axes.set_ylim(-0.03, 1.03)
+    axes.set_xlim(0, max(judged) * 1.05)
+    kind = "Wilson" if name == "success" else "bootstrap"
+    axes.set_title(f"{metrics[0].count} fresh starts, 95 % {kind} intervals", fontsize=9)
+    axes.grid(alpha=0.3)
 
 
 def _smooth(values: list[float]) -> list[float]:

@@ -64,7 +64,7 @@ def _on_ray(jobs: Mapping[Path, TrainConfig], address: str, done: Callable[[Path
     try:
         import ray
     except ModuleNotFoundError:
-        raise UsageError("a sweep on Ray needs: pip install 'robovision[ray]'") from None
+        raise UsageError("a sweep on Ray needs: pip install 'robovision[cluster]'") from None
     ray.init(None if address == "local" else address, include_dashboard=False, log_to_driver=False)
     try:
         task = ray.remote(max_retries=RESTARTS)(finish)

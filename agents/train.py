@@ -20,6 +20,7 @@ from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.data import load_checked, record
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
 from robovision.agents.learner import Learner
+from robovision.agents.log import Log
 from robovision.agents.plots import learning_curve
 from robovision.agents.policy import make_policy
 from robovision.agents.video import write_mosaic
@@ -100,7 +101,12 @@ class Training:
         self._prepare()
         self._restore()
         self._encode()
-        self._fit()
+        log = Log(self.run, self.config, self.step) if distributed.rank() == 0 else None
+        try:
+            self._fit(log)
+        finally:
+            if log is not None:
+                log.close()
         return self._conclude() if distributed.rank() == 0 else []
 
     def _prepare(self) -> None:
@@ -146,7 +152,7 @@ class Training:
         tqdm.write(str(kept))
         self.clips.frames = kept.features
 
-    def _fit(self) -> None:
+    def _fit(self, log: Log | None = None) -> None:
         every = self.config.optimisation.checkpoint_every
         with tqdm(total=self.steps, initial=self.step, desc="training", unit="step", mininterval=0.5) as bar:
             while self.step < self.steps:
@@ -158,11 +164,15 @@ class Training:
                     whole = distributed.total(loss).item() / distributed.processes()
                     self.curve.append({"step": self.step, "loss": whole, "lr": rate})
                     bar.set_postfix(loss=f"{whole:.3f}", refresh=False)
+                    if log is not None:
+                        log.add(self.step, {"train/loss": whole, "train/lr": rate})
                 bar.update()
                 if self.step % every == 0 or self.step in self.milestones:
                     self._save()
                 if self.step in self.milestones:
                     self._judge(self.step)
+                    if log is not None:
+                        log.add(self.step, {f"eval/{m.name}": m.value for m in self.judged[self.step].metrics()})
                     bar.unpause()
 
     def _train_step(self) -> tuple[Tensor, float]:

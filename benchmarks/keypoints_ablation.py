@@ -15,7 +15,7 @@ import torch
 from keypoints_rotation import compare, other_light, photograph, strongest, turn
 from tqdm import tqdm
 
-from robovision.keypoints.description import Description, Descriptor
+from robovision.keypoints.description import WIDTH, Description, Descriptor
 from robovision.keypoints.detector import Detector
 from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Repeatability
@@ -56,6 +56,18 @@ class Upright(Detector):
         plain = Upright(self.options)
         plain.layers = super().exported().layers
         return plain.eval().requires_grad_(False)
+
+
+class Silent(Descriptor):
+    """No descriptor, where only places count."""
+
+    def exported(self):
+        """The same."""
+        return self
+
+    def forward(self, patches):
+        """Zeros."""
+        return torch.zeros(len(patches), WIDTH)
 
 
 def train(objective, pictures, steps, rate):
@@ -113,7 +125,7 @@ def main():
     if "detector" in options.parts:
         print("| detector | repeatability@3 |\n|---|---|")
         for name, change in DETECTORS.items():
-            strek = Strek(detector(change, pictures, options.steps), Descriptor(), extraction)
+            strek = Strek(detector(change, pictures, options.steps), Silent(), extraction)
             print(f"| {name} | {measure(strek, photographs)[0]:.1f} |", flush=True)
     if "descriptor" in options.parts:
         steered = detector({}, pictures, options.steps)

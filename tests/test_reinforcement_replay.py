@@ -163,6 +163,8 @@ def test_a_shift_moves_the_whole_stack_and_repeats_the_border() -> None:
 def test_wrong_use_is_said() -> None:
     with pytest.raises(UsageError, match="for dictionaries of observations, not for Box"):
         FrameReplayBuffer(10, SPACE["pixels"], ACTIONS)
+    with pytest.raises(UsageError, match="leave out optimize_memory_usage"):
+        FrameReplayBuffer(10, SPACE, ACTIONS, optimize_memory_usage=True)
     buffer = FrameReplayBuffer(10, SPACE, ACTIONS, "cpu")
     with pytest.raises(UsageError, match="is empty"):
         buffer.sample(1)

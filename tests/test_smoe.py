@@ -22,7 +22,7 @@ def test_the_encoder_keeps_the_contract_at_its_size_only() -> None:
         SMoE(64)(torch.zeros(1, 3, 96, 64))
 
 
-@pytest.mark.parametrize("routing", ["published", "soft"])
+@pytest.mark.parametrize("routing", ["published", "straight"])
 def test_each_place_has_its_best_experts(routing: str) -> None:
     torch.manual_seed(0)
     layer = SpatialMixture(2, 3, (4, 5), 3, 1, routing=routing).eval()  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def test_published_gates_turn_from_wrong_experts_and_wrong_places_teach_nothing(
     before = layer.selected()
     signal = torch.zeros(1, 1, 4, 4)
     signal[..., 0, 0] = 1.0  # wrong at one place
-    layer(torch.ones(1, 1, 4, 4)).backward(signal)  # type: ignore[no-untyped-call]
+    layer(torch.ones(1, 1, 4, 4)).backward(signal)
     assert layer.gate.grad is not None
     chosen = before.bool()
     assert float(layer.gate.grad[:, 0, 0][chosen[:, 0, 0]]) > 0  # descends
@@ -49,7 +49,7 @@ def test_published_gates_turn_from_wrong_experts_and_wrong_places_teach_nothing(
     assert layer.conv.weight.grad is not None and float(layer.conv.weight.grad.abs().max()) == 0
 
 
-def test_soft_gates_follow_the_loss() -> None:
+def test_straight_through_gates_follow_the_loss() -> None:
     """Two places want another multiple of the input each: the gates find the expert."""
     torch.manual_seed(0)
     layer = SpatialMixture(1, 1, (1, 2), 2, 1, kernel=1).train()
@@ -59,7 +59,7 @@ def test_soft_gates_follow_the_loss() -> None:
         maps = torch.randn(16, 1, 1, 2)
         loss = (layer(maps) - wanted * maps).square().mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     assert (layer.gate.argmax(0)[0, 0] != layer.gate.argmax(0)[0, 1]).item()
     maps = random(8, 1, 1, 2)

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from torch import nn
 from robovision import weights
 from robovision.agents import clips
 from robovision.agents.agent import find_step
-from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
+from robovision.agents.config import EncoderOptions, Evaluation, Optimisation, TrainConfig
 from robovision.agents.evaluate import GROUP, Outcome, evaluate
 from robovision.agents.policy import History, Policy, histories, make_policy
 from robovision.agents.report import evaluate_run
@@ -30,7 +31,7 @@ from robovision.agents.video import FAILED, SOLVED, mosaic
 from robovision.encoders.checkpoints import load_pretrained
 from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
-from robovision.optimisers import learning_rate
+from robovision.optimisers import check_loss, descend, learning_rate
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS
 
@@ -67,6 +68,7 @@ def test_a_run_leaves_what_it_promises(finished: Run) -> None:
     with av.open(str(finished.path / "evaluation.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(frames) == 6 + 30
+    assert list((finished.path / "tensorboard").glob("events.out.tfevents.*"))
     assert frames[0].shape == (192, 384, 3)
 
 
@@ -181,8 +183,8 @@ def test_a_checkpoint_is_chosen_by_name_or_step(finished: Run, tmp_path: Path) -
 
 def test_evaluate_writes_its_own_folder(finished: Run, tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, seed=8, evaluation=dataclasses.replace(TINY.evaluation, episodes=GROUP + 1))
-    metrics = evaluate_run(finished, config, "9", tmp_path / "out")
-    assert metrics[0].count == GROUP + 1
+    judged = evaluate_run(finished, config, "9", tmp_path / "out")
+    assert judged.metrics()[0].count == GROUP + 1
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert results["step"] == 9
     assert results["seed"] == 8
@@ -192,8 +194,84 @@ def test_evaluate_writes_its_own_folder(finished: Run, tmp_path: Path) -> None:
 def test_a_loss_that_explodes_stops_the_run_with_its_checkpoint_intact(tmp_path: Path) -> None:
     wild = dataclasses.replace(TINY, optimisation=dataclasses.replace(TINY.optimisation, lr=1e30))
     run = Run.create(tmp_path / "wild", "train", wild, space=0)
-    with pytest.raises(UsageError, match=r"the loss is (nan|inf) at step \d+.*lower --optimisation.lr than 1e\+30"):
+    message = (
+        r"(?s)(the loss is \S+ at step \d+.*lower --optimisation.lr than 1e\+30|the norm of the gradient is)"
+        r".*the batch of step \d+: demonstration [01] frames \d+\.\.\d+"
+    )
+    with pytest.raises(UsageError, match=message):
         Training(run, wild).execute()
+
+
+def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    before = layer.weight.detach().clone()
+    loss = (layer(torch.ones(1, 2)) * torch.tensor([[0.0]])).sqrt().sum()  # the root's slope at 0 is infinite
+    assert loss.isfinite()
+    with pytest.raises(UsageError, match="the norm of the gradient is nan"):
+        descend(loss, layer, optimizer, 0.1, 1.0)
+    assert torch.equal(layer.weight, before)
+    with pytest.raises(UsageError, match=r"the loss is 1e\+07 at step 3"):
+        check_loss(torch.tensor(1e7), 3, "less")
+
+
+def test_a_moving_average_is_what_is_evaluated_and_resumes(finished: Run, tmp_path: Path) -> None:
+    averaged = dataclasses.replace(
+        TINY,
+        data=finished.path / "demos",
+        encoder=EncoderOptions("cnn", adapter="none"),
+        chunk=2,
+        optimisation=dataclasses.replace(TINY.optimisation, ema=0.5, colour=0.3, epochs=3),
+        evaluation=Evaluation(episodes=1, times=1, video=False),
+    )
+
+    def train(name: str) -> Run:
+        path = tmp_path / name
+        run = Run.open(path) if path.exists() else Run.create(path, "train", averaged, space=0)
+        Training(run, averaged).execute()
+        return run
+
+    whole = train("whole")
+    checkpoint = whole.latest()
+    assert checkpoint is not None
+    model, trained = (checkpoint.tensors(name) for name in ("model", "trained"))
+    assert model.keys() == trained.keys()
+    assert not torch.equal(model["head.1.weight"], trained["head.1.weight"])
+    resumed = train("resumed")
+    for file in ("results.json", "evaluations"):
+        (shutil.rmtree if (resumed.path / file).is_dir() else Path.unlink)(resumed.path / file)
+    shutil.rmtree(resumed.checkpoints()[-1])
+    train("resumed")
+    names = [path.name for path in whole.checkpoints()]
+    assert [path.name for path in resumed.checkpoints()] == names
+    files = [run.path / "checkpoints" / names[-1] / "model.safetensors" for run in (whole, resumed)]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_colours_change_together_in_a_clip() -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (3, 1, 3, 8, 8), dtype=torch.uint8).expand(3, 4, 3, 8, 8)
+    changed = clips.jitter(images, 0.4, generator)
+    assert changed.dtype == torch.uint8
+    assert all(torch.equal(changed[:, 0], changed[:, k]) for k in range(4))
+    assert (changed.float() - images.float()).abs().mean() > 2
+    grey = torch.full((1, 1, 3, 8, 8), 100, dtype=torch.uint8)
+    changed = clips.jitter(grey, 0.4, generator)
+    assert int(changed.min()) == int(changed.max()) != 100
+    assert clips.jitter(images, 0.0, generator) is images
+
+
+def test_a_chunk_holds_the_actions_that_follow_within_the_demonstration() -> None:
+    pixels = np.zeros((7, 3, 32, 32), np.uint8)
+    numbers = np.arange(7, dtype=np.float32)[:, None]
+    demos = clips.Clips(Demonstrations(pixels, numbers, numbers, np.array([3, 4]), None), clips.Drawing(chunk=3))
+    for step in range(20):
+        batch = demos.batch(step, 4)
+        now = batch.proprioception
+        last = torch.where(now < 3, 2.0, 6.0)
+        assert torch.equal(batch.actions[..., 0], torch.minimum(now + torch.arange(3), last))
+        assert torch.equal(batch.planned, now + torch.arange(3) <= last)
+    assert demos.where(0, 2).count("demonstration") == 2
 
 
 def test_history_repeats_the_first_and_forgets_the_oldest() -> None:

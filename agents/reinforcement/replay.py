@@ -32,15 +32,16 @@ class FrameReplayBuffer(ReplayBuffer):
     Args:
         buffer_size: slots, over all environments.
         observation_space: a dictionary; images uint8 [3 k, H, W] are stacks of RGB frames, oldest first.
-        action_space, device, n_envs, optimize_memory_usage, handle_timeout_termination: as in Stable-Baselines3.
+        action_space, device, n_envs, handle_timeout_termination: as in Stable-Baselines3.
+        optimize_memory_usage: must be False; Stable-Baselines3 passes it on.
         shift: images are drawn moved by up to this many pixels, one move a stack, the border repeated (DrQ, Yarats et
             al., ICLR 2021); 0: as they are.
         n_steps: rewards of so many steps are summed before the critic's estimate follows.
         gamma: the discount within them.
 
     Raises:
-        UsageError: if the observations are no dictionary; on adding, if the next observation's stack doesn't
-            continue the present one.
+        UsageError: if the observations are no dictionary or `optimize_memory_usage` is asked for; on adding, if the
+            next observation's stack doesn't continue the present one.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class FrameReplayBuffer(ReplayBuffer):
         super(ReplayBuffer, self).__init__(buffer_size, observation_space, action_space, device, n_envs=n_envs)
         if not isinstance(observation_space, spaces.Dict):
             raise UsageError(f"FrameReplayBuffer is for dictionaries of observations, not for {observation_space}")
+        if optimize_memory_usage:
+            raise UsageError("FrameReplayBuffer keeps each frame once as it is: leave out optimize_memory_usage")
         self.buffer_size = max(buffer_size // n_envs, 2)
         self.optimize_memory_usage = optimize_memory_usage
         self.handle_timeout_termination = handle_timeout_termination

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robovision.agents import data, statistics
-from robovision.agents.evaluate import Judged, read_record
+from robovision.agents.evaluate import read_record
+from robovision.agents.report import episode_scores
 from robovision.agents.sweep import sweep
 from robovision.agents.train import resolve
 from robovision.bench.control_plan import METHODS, TITLES, Cell, Choice
@@ -95,14 +96,8 @@ def read(choice: Choice, out: Path) -> dict[Cell, Result]:
 
 def _result(path: Path) -> Result:
     records = [read_record(file) for file in sorted((path / "evaluations").glob("step-*.json"))]
-    scored = [_scores(record) for record in records]
+    scored = [episode_scores(record) for record in records]
     return Result(scored[-1], max(scored, key=lambda scores: float(scores.mean())))
-
-
-def _scores(record: Judged) -> Scores:
-    """What each episode counts: success at the last step, or the task's own score."""
-    values = [o.score if o.success is None else float(o.success) for o in record.outcomes]
-    return np.array(values, np.float64)
 
 
 def by_task(results: Mapping[Cell, Result], method: str, which: str) -> dict[str, Scores]:

@@ -126,6 +126,7 @@ class Choice:
     methods: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
     demos: int | None = None
+    episodes: int | None = None
     encoder: str = "vit-tiny-sim"
     weights: Path | None = None
 
@@ -145,6 +146,9 @@ class Choice:
             tasks=self.tasks or whole.tasks,
             seeds=self.seeds or whole.seeds,
             demos=whole.demos if self.demos is None else self.demos,
+            evaluation=dataclasses.replace(
+                whole.evaluation, episodes=whole.evaluation.episodes if self.episodes is None else self.episodes
+            ),
         )
 
     def cells(self) -> list[Cell]:

@@ -222,6 +222,8 @@ class Control:
     """Without any, the budget's."""
     demos: int | None = None
     """Demonstrations of a task; by default the budget's."""
+    episodes: int | None = None
+    """Episodes of an evaluation; by default the budget's."""
     encoder: str = "vit-tiny-sim"
     """The pretrained encoder."""
     weights: Path | None = None
@@ -239,15 +241,24 @@ class Control:
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
-        if self.demos is not None and self.demos < 1:
-            raise UsageError(f"--demos must be at least 1, got {self.demos}")
+        for name in ("demos", "episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} must be at least 1, got {value}")
         check_image_size(self.encoder, self.choice.budget.env.size, "the budget's image size")
 
     @property
     def choice(self) -> Choice:
         """The cells that are meant."""
         return Choice(
-            self.budget, self.tasks, self.methods, self.seeds, self.demos, self.encoder, absolute(self.weights)
+            self.budget,
+            self.tasks,
+            self.methods,
+            self.seeds,
+            self.demos,
+            self.episodes,
+            self.encoder,
+            absolute(self.weights),
         )
 
 

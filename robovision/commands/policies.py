@@ -17,7 +17,9 @@ import tyro
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
 from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
+from robovision.errors import UsageError
 from robovision.run import Run, differences
+from robovision.types import Metric
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
 
@@ -37,7 +39,9 @@ EVALUATE = """Play episodes with a trained policy and say how often it succeeds,
 
 examples:
   robovision evaluate runs/hammer
-  robovision evaluate runs/hammer --checkpoint best --episodes 100 --seed 7 --horizon 500"""
+  robovision evaluate runs/hammer --checkpoint best --episodes 100 --seed 7 --horizon 500
+  robovision evaluate runs/hammer --checkpoint all
+  robovision evaluate runs/hammer-seed0 runs/hammer-seed1 runs/assembly-seed0"""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,10 @@ class Train:
 class Evaluate:
     """The options of `robovision evaluate`."""
 
-    run: tyro.conf.Positional[Path]
-    """The run folder."""
+    runs: tyro.conf.Positional[tuple[Path, ...]]
+    """The run folder; several are judged together too, those of one task as its seeds."""
     checkpoint: str = "final"
-    """final, best (of the evaluated ones), or the number of a step."""
+    """final, best (of the evaluated ones), the number of a step, or all that are kept."""
     episodes: int = 25
     """How many episodes, each with its own goal."""
     seed: int = 1000
@@ -68,10 +72,14 @@ class Evaluate:
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores."""
     out: Path | None = None
-    """Folder for results, CSV and video; by default a new one inside the run folder."""
+    """Folder for results, CSV and video; by default a new one inside the run folder. Only for a single run."""
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
+        if not self.runs:
+            raise UsageError("which run? robovision evaluate RUN")
+        if len(self.runs) > 1 and (self.out is not None or self.checkpoint == "all"):
+            raise UsageError("several runs have a folder each, and one checkpoint each: leave out --out and `all`")
 
 
 def _train(options: Train) -> int:
@@ -116,24 +124,45 @@ def _run(options: Train) -> tuple[Run, TrainConfig]:
 
 
 def _evaluate(options: Evaluate) -> int:
-    from robovision.agents.report import evaluate_run
+    from robovision.agents.report import evaluate_checkpoints, evaluate_run, together
+
+    judged = []
+    for path in options.runs:
+        run = Run.open(path)
+        config = _trial(run, options)
+        out = options.out or path / "evaluations" / _evaluation_name(options)
+        if options.checkpoint == "all":
+            _show(evaluate_checkpoints(run, config, out))
+            print(f"\ncurve      {out / 'checkpoints.png'}\nnumbers    {out / 'checkpoints.csv'}")
+            return 0
+        judged.append((config.task, evaluate_run(run, config, options.checkpoint, out)))
+        if len(options.runs) > 1:
+            print(f"{path}")
+        _show(judged[-1][1].metrics())
+        print(f"\nwatch      {out / 'evaluation.mp4'}\nnumbers    {out / 'results.json'}, {out / 'episodes.csv'}")
+    if len(judged) > 1:
+        print(f"\n{len(judged)} runs together")
+        _show(together(judged))
+    return 0
+
+
+def _trial(run: Run, options: Evaluate) -> TrainConfig | RLConfig:
+    """The run's config with the episodes that are asked for."""
     from robovision.devices import cpu_count
 
-    run = Run.open(options.run)
-    out = options.out or options.run / "evaluations" / _evaluation_name(options)
     config = run.config(RLConfig) if run.job == "rl" else run.config(TrainConfig)
-    config = dataclasses.replace(
+    return dataclasses.replace(
         config,
         seed=options.seed,
         workers=options.workers or cpu_count(),
         env=config.env if options.horizon is None else dataclasses.replace(config.env, horizon=options.horizon),
         evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
     )
-    metrics = evaluate_run(run, config, options.checkpoint, out)
+
+
+def _show(metrics: Sequence[Metric]) -> None:
     for metric in metrics:
         print(f"{metric.name:<18} {metric}")
-    print(f"\nwatch      {out / 'evaluation.mp4'}\nnumbers    {out / 'results.json'}, {out / 'episodes.csv'}")
-    return 0
 
 
 def _defaults(arguments: Sequence[str]) -> Train:

@@ -5,8 +5,8 @@ learns it learns for that place: for fixed cameras and grids that always show th
 
 The gates are learned in one of two ways. `routing="published"`: a gate gets no gradient from the loss, but is taught to
 tell places where its expert is right (small error signal) from those where it is not, and experts do not learn from
-wrong places. `routing="soft"`: a softmax over the experts weights all planes in training, so that gates follow the
-loss, and only the best `chosen` count in evaluation; with `robovision bench claims smoe` the difference is plain.
+wrong places. `routing="straight"`: gates follow the loss, whose gradient passes to them as if a softmax over all
+experts had weighted their planes (straight-through). `robovision bench claims smoe` compares them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Tokens
 from robovision.symmetry.groups import shifts, turns
 
-Routing = Literal["published", "soft"]
+Routing = Literal["published", "straight"]
 QUANTILE = 0.3
 """Of the error signal of a sample: what lies above it is wrong."""
 ROUTING_EPS = 1e-5
@@ -58,7 +58,7 @@ class SpatialMixture(nn.Module):
         experts: int = EXPERTS,
         chosen: int = CHOSEN,
         kernel: int = 3,
-        routing: Routing = "soft",
+        routing: Routing = "straight",
     ) -> None:
         super().__init__()
         if not 1 <= chosen <= experts:
@@ -77,11 +77,9 @@ class SpatialMixture(nn.Module):
             raise UsageError(f"the gates are made for maps of {made} places and don't fit {came}: places are learned")
         batch, _, rows, columns = maps.shape
         planes = self.conv(maps).view(batch, self.experts, -1, rows, columns)
-        if self.training and self.routing == "soft":
-            return (planes * self.gate.softmax(0)[:, None]).sum(1)  # type: ignore[no-any-return]
         out: Tensor = (planes * self._weights()[:, None]).sum(1)
-        if self.training and out.requires_grad:
-            out.register_hook(self._learn)
+        if self.training and out.requires_grad and self.routing == "published":
+            out.register_hook(self._learn)  # type: ignore[no-untyped-call]
         return out
 
     def selected(self) -> Tensor:
@@ -90,12 +88,12 @@ class SpatialMixture(nn.Module):
         return torch.zeros_like(self.gate).scatter_(0, best, 1.0).detach()
 
     def _weights(self) -> Tensor:
-        """How much each expert counts at each place: softly learned gates by their softmax, else alike."""
-        selected = self.selected()
+        """How much each expert counts at each place; to straight-through gates passes the gradient of the softmax."""
+        selected = self.selected() / self.chosen
         if self.routing == "published":
-            return selected / self.chosen
-        weights = self.gate.softmax(0) * selected
-        return weights / weights.sum(0)
+            return selected
+        soft = self.gate.softmax(0)
+        return selected + soft - soft.detach()
 
     def _learn(self, signal: Tensor) -> Tensor:
         """The gates' gradient from the error signal dL/dout, and that signal without what is damped."""

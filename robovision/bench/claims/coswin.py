@@ -63,7 +63,7 @@ def judge(kind: str, seed: int) -> float:
     fresh, true = draw(JUDGED, glyphs, generator)
     encoder.eval()
     with torch.no_grad():
-        found = torch.cat([head(encoder(some).pooled).argmax(1) for some in fresh.split(100)])
+        found = torch.cat([head(encoder(some).pooled).argmax(1) for some in torch.split(fresh, 100)])
     return 100 * float((found == true).float().mean())
 
 

@@ -97,8 +97,8 @@ def judge(kind: str, seed: int) -> tuple[float, float]:
 @torch.no_grad()
 def _measure(model: Labeller) -> tuple[float, float]:
     pictures, labels = draw(JUDGED, torch.Generator().manual_seed(10_000))
-    still = torch.cat([model(some[..., :SIDE, :SIDE]).argmax(1) for some in pictures.split(12)])
-    moved = torch.cat([model(some[..., 1:, 1:]).argmax(1) for some in pictures.split(12)])
+    still = torch.cat([model(some[..., :SIDE, :SIDE]).argmax(1) for some in torch.split(pictures, 12)])
+    moved = torch.cat([model(some[..., 1:, 1:]).argmax(1) for some in torch.split(pictures, 12)])
     right = (still == labels[:, :SIDE, :SIDE]).float().mean()
     changed = (still[:, 1:, 1:] != moved[:, :-1, :-1]).float().mean()
     return 100 * float(right), 100 * float(changed)
