@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robovision import weights
 from robovision.errors import UsageError
 from robovision.files import make_folder
 from robovision.lidar.argoverse import select
@@ -25,6 +26,8 @@ from robovision.lidar.kitti_labels import CLASSES, KittiObjects, write_objects
 from robovision.lidar.simulate import CALIBRATION
 from robovision.types import Array, Boxes3D
 
+EMBEDDED = "lidar-small-sim"
+"""The detector that the package carries."""
 FPS = 10
 """Sweeps of a LiDAR in a second."""
 
@@ -42,13 +45,13 @@ class Outputs:
 
 
 def choose_detector(path: Path | None, model: str | None) -> Detector:
-    """The detector in a file of this library, or with a model's name that in OpenPCDet's checkpoint.
+    """The embedded detector, that in a file of this library, or with a model's name that in OpenPCDet's checkpoint.
 
     Raises:
         UsageError: if it can't be read, or is another model.
     """
     if path is None:
-        raise UsageError("give a detector by --weights, such as one that `robovision lidar train` wrote")
+        return load_detector(weights.find(EMBEDDED))
     if model is not None:
         return load_openpcdet(path, make_config(model))
     if path.suffix != ".safetensors":
