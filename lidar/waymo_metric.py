@@ -254,9 +254,13 @@ class _Part:
     def _matchings(self) -> list[tuple[Array, int, int]]:
         """For each group of boxes that touch: pairs that are matched from one cutoff up to, without it, another."""
         result = []
+        all_reached = np.searchsorted(CUTOFFS, self.scores, side="right")
         for group in components(self.i, self.j, len(self.truth_frame)):
+            if len(group) == 1:  # most are two boxes that touch nobody else
+                result.append((group, 0, int(all_reached[self.j[group[0]]])))
+                continue
             detections = np.unique(self.j[group])
-            reached = np.searchsorted(CUTOFFS, self.scores[detections], side="right")
+            reached = all_reached[detections]
             last = 0
             for cutoff in np.unique(reached):
                 if cutoff:

@@ -55,7 +55,7 @@ def test_a_street_is_the_same_in_mujoco() -> None:
 
 
 def test_nobody_meets_anybody_in_a_street() -> None:
-    for seed, seconds in ((0, 2.0), (1, 2.0), (2, 2.0), (3, 8.0)):
+    for seed, seconds in ((0, 2.0), (1, 2.0), (3, 6.0)):
         street = make_street(np.random.default_rng(seed), seconds)
         for time in np.linspace(0, seconds, 5):
             boxes = to_tensor(street.boxes(float(time)))

@@ -64,17 +64,19 @@ def _waymo(frames: int) -> tuple[float, float | None, float]:
 def _made(frames: int, classes: int) -> tuple[Rows, Rows]:
     """Ground truth, and detections: each of the truth moved a little, and as many that are not there."""
     rng = np.random.default_rng(0)
-    count = frames * TRUTHS
-    center = rng.uniform([-60, -60, -1], [60, 60, 1], (count, 3))
-    rows = center, rng.uniform(1, 4, (count, 3)), rng.uniform(-3, 3, count), rng.integers(0, classes, count)
-    moved = center + rng.normal(0, 0.2, center.shape), rows[1], rows[2], rows[3]
-    strange = (np.roll(column, 1, axis=0) for column in rows)
+    rows, strange = (_anywhere(rng, frames * TRUTHS, classes) for _ in range(2))
+    moved = rows[0] + rng.normal(0, 0.2, rows[0].shape), *rows[1:]
     parts = [
         np.concatenate([a.reshape(frames, TRUTHS, -1), b.reshape(frames, TRUTHS, -1)], axis=1)
         for a, b in zip(moved, strange, strict=True)
     ]
     center, size, yaw, label = (part.reshape(frames * DETECTIONS, -1) for part in parts)
     return rows, (center, size, yaw[:, 0], label[:, 0].astype(np.int64))
+
+
+def _anywhere(rng: np.random.Generator, count: int, classes: int) -> Rows:
+    center, size = rng.uniform([-60, -60, -1], [60, 60, 1], (count, 3)), rng.uniform(1, 4, (count, 3))
+    return center, size, rng.uniform(-3, 3, count), rng.integers(0, classes, count)
 
 
 def _nuscenes_boxes(frames: int, rows: Rows, each: int) -> NuScenesBoxes:
