@@ -69,9 +69,8 @@ class WindowAttention(nn.Module):
         q, k, v = self.qkv(windows).view(b, count, n, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
         bias = self.bias[self.offsets].permute(2, 0, 1)
         whole = (bias + mask).expand(count, -1, -1, -1).flatten(0, 1)[None]
-        seen = functional.scaled_dot_product_attention(
-            *(x.reshape(b, count * self.heads, n, -1) for x in (q, k, v)), whole
-        )
+        q, k, v = (x.reshape(b, count * self.heads, n, -1) for x in (q, k, v))
+        seen = functional.scaled_dot_product_attention(q, k, v, whole)
         return self.proj(seen.view(b, count, self.heads, n, -1).transpose(2, 3).reshape(b, count, n, d))  # type: ignore[no-any-return]
 
     def _mask(self, height: int, width: int, shift: int, maps: Tensor) -> Tensor:
