@@ -43,7 +43,7 @@ commands:
   keypoints  extract, match, evaluate, export and train keypoints
   lidar      detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, view clouds
   weights    list, fetch and check pretrained weights
-  symmetry   how an encoder answers when the image moves or turns
+  symmetry   how a model answers when the image or the cloud moves or turns
   bench      measure speed on this machine
   doctor     say what works on this machine
 

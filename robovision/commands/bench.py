@@ -281,7 +281,7 @@ def _control(options: Control) -> int:
 
 CLAIMS = """Try published claims at small scale: does it hold here? Minutes each, on one core.
 
-  dsd        samples that a convolutional, a locally and a fully connected network need (Jelassi et al.)
+  dsd        samples that a convolutional, a locally and a fully connected network need (Lahoti et al.)
   lookhere   from 8 x 8 to 16 x 16 tokens, beside learned and sine-cosine positions
   nat        labels that change under a shift by a pixel, beside Swin's windows
   coswin     500 samples, beside Swin without the convolutions

@@ -1,4 +1,4 @@
-"""Sample complexity by architecture on dynamic signal detection (Jelassi et al., arXiv 2403.15707, section 3).
+"""Sample complexity by architecture on the dynamic signal distribution (Lahoti et al., ICLR 2024, arXiv 2403.15707).
 
 A signal w* of unit norm, with the sign of the label, lies in one of k patches of d numbers, drawn anew for each sample;
 all patches carry noise. A convolutional network shares its weights over the patches, a locally connected one does
