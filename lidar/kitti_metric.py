@@ -69,9 +69,8 @@ def read_folders(truth: Path, detections: Path) -> tuple[Scene, Scene]:
     check_frames("frames", frames, others)
     names = sorted(frames)
     scenes = _scene(truth, names, read_labels, LABEL), _scene(detections, names, read_detections, DETECTION)
-    warn_of_other_frame(
-        *map(_locations, scenes), "middle of the bottom in the rectified camera's frame: x right, y down, z forward"
-    )
+    expected = "middle of the bottom in the rectified camera's frame: x right, y down, z forward"
+    warn_of_other_frame(_locations(scenes[0]), _locations(scenes[1]), expected)
     return scenes
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -64,10 +65,15 @@ class Sensor:
 
     def directions(self) -> Array:
         """Unit vectors, float32 [C * L, 3], in the sensor's frame: column after column, ring after ring."""
+        return self._directions.copy()
+
+    @cached_property
+    def _directions(self) -> Array:
         azimuth, elevation = np.meshgrid(self.azimuths, self.elevations, indexing="ij")
         flat = np.cos(elevation)
         parts = (flat * np.cos(azimuth), flat * np.sin(azimuth), np.sin(elevation))
-        return np.stack(parts, axis=-1).reshape(-1, 3).astype(np.float32)
+        directions: Array = np.stack(parts, axis=-1).reshape(-1, 3).astype(np.float32)
+        return directions
 
     def times(self) -> Array:
         """Seconds, float64 [C * L], from the start of the sweep to each ray."""

@@ -196,14 +196,14 @@ def _buildings(rng: np.random.Generator, side: int, length: float) -> list[Actor
 def _tree(rng: np.random.Generator, x: float, side: int) -> Actor:
     high, thick = rng.uniform(2, 4), rng.uniform(0.1, 0.25)
     trunk = Shape(CYLINDER, (0, 0, high / 2), (thick, high / 2, 0), 0.3)
-    crown = _leaves(rng, 8, (0, 0, high + 0.8), (0.9, 0.9, 0.7))
+    crown = _leaves(rng, 6, (0, 0, high + 0.8), (0.9, 0.9, 0.7))
     place = (x, side * rng.uniform(8, 8.7))
     return Actor((trunk, *crown), place, 0, size=(2 * thick, 2 * thick, high))
 
 
 def _bush(rng: np.random.Generator, x: float, side: int) -> Actor:
     long = float(rng.uniform(0.4, 1.2))
-    leaves = _leaves(rng, 5, (0, 0, 0.5), (long, 0.25, 0.25))
+    leaves = _leaves(rng, 4, (0, 0, 0.5), (long, 0.25, 0.25))
     return Actor(tuple(leaves), (x, side * 8.3), 0, size=(2 * long + 0.6, 1.0, 1.0))
 
 
@@ -212,7 +212,7 @@ def _leaves(
 ) -> list[Shape]:
     """Bunches of leaves, between which rays pass."""
     places = rng.normal(middle, spread, (count, 3)).tolist()
-    return [Shape(ELLIPSOID, (x, y, z), tuple(rng.uniform(0.2, 0.7, 3).tolist()), 0.4) for x, y, z in places]
+    return [Shape(ELLIPSOID, (x, y, z), tuple(rng.uniform(0.2, 0.8, 3).tolist()), 0.4) for x, y, z in places]
 
 
 def _pole(rng: np.random.Generator, x: float, side: int) -> Actor:

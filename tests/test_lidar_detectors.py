@@ -168,7 +168,7 @@ def test_pillars_by_loop(padding: int) -> None:
         result = encoder(points, sample, 3)
     voxels = voxelise(points, sample, config.grid)
     values = describe(voxels, config.grid)
-    wanted = torch.zeros_like(result)
+    wanted, most = torch.zeros_like(result), result
     for k, (b, _, y, x) in enumerate(voxels.coordinates.tolist()):
         mine = values[voxels.index == k]
         if len(mine) < padding:

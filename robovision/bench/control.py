@@ -128,20 +128,25 @@ def tables(choice: Choice, results: Mapping[Cell, Result]) -> str:
     """Everything that the finished cells say, in Markdown."""
     methods = [m for m in METHODS if any(cell.method == m for cell in results)]
     tasks = list(dict.fromkeys(cell.task for cell in results))
-    compared = [
+    parts = [
+        _paper_table(results, methods),
+        _task_table(results, methods, tasks),
+        _differences(results),
+        _missing(choice, results),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def _differences(results: Mapping[Cell, Result]) -> str:
+    """By how much one method is better than another, where cells of both are finished."""
+    lines = [
         f"- {TITLES[one]} minus {TITLES[other]}, {label}: {_signed(found)}"
         for one, other in (("coin", "fine-tuned"), ("coin", "gate-shut"), ("fine-tuned", "frozen"))
         for which, label in (("final", "last checkpoint"), ("best", "best checkpoint"))
         if (found := difference(results, one, other, which)) is not None
     ]
-    parts = [
-        _paper_table(results, methods),
-        _task_table(results, methods, tasks),
-        "Differences, episode by episode, in points, mean over the tasks, with 95 % intervals:\n\n"
-        + "\n".join(compared),
-        _missing(choice, results),
-    ]
-    return "\n\n".join(part for part in parts if part)
+    head = "Differences, episode by episode, in points, mean over the tasks, with 95 % intervals:"
+    return "\n".join([head, "", *lines]) if lines else ""
 
 
 def _paper_table(results: Mapping[Cell, Result], methods: Sequence[str]) -> str:

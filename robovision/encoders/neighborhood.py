@@ -108,8 +108,8 @@ def _mask(bias: Tensor, down: _Axis, right: _Axis) -> Tensor:
     Most tiles are alike, so that each kind is made once and copied.
     """
     padded = functional.pad(bias, (0, 1, 0, 1), value=float("-inf"))
-    rows, row_kind = down.offsets.unique(dim=0, return_inverse=True)
-    columns, column_kind = right.offsets.unique(dim=0, return_inverse=True)
+    rows, row_kind = torch.unique(down.offsets, dim=0, return_inverse=True)
+    columns, column_kind = torch.unique(right.offsets, dim=0, return_inverse=True)
     kinds = padded[:, rows][..., columns]  # [heads, rows, tile, span, columns, tile, span]
     kinds = kinds.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4)
     return kinds[:, row_kind][:, :, column_kind]
