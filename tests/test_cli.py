@@ -65,7 +65,7 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--encoder.name", "dinov2-vit-s14"], "multiple of the patch, 14 pixels, got 64; nearest: 56 and 70"),
         (["weights", "fetch"], "say which weights to fetch"),
         (["weights", "fetch", "mvp-vit-b16"], "into"),
-        (["evaluate"], "Missing from robovision evaluate"),
+        (["evaluate"], "which run? robovision evaluate RUN"),
     ],
 )
 def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], message: str) -> None:
