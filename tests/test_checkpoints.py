@@ -180,7 +180,9 @@ def test_nan_in_weights_is_said(tmp_path: Path) -> None:
         check_weights(None, tmp_path / "w.pth")
     with pytest.raises(UsageError, match="no weights of vit-tiny in"):
         check_weights("vit-tiny", None)
-    embedded = [f"{name}: {weights.find(name)}, checksum right" for name in ("vit-tiny-sim", "strek")]
+    embedded = [
+        f"{name}: {weights.find(name)}, checksum right" for name in ("vit-tiny-sim", "lidar-small-sim", "strek")
+    ]
     assert check_weights(None, None).splitlines() == embedded
 
 

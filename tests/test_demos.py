@@ -251,7 +251,7 @@ def test_damaged_and_missing_episodes_are_named_and_collected_again(recorded: Pa
 
 def stop_at(count: int, folder: Path, stop: Callable[[int], None]) -> tuple[int, str]:
     """Record, and stop the process by its number once Minari sees so many episodes; its exit code and errors."""
-    command = [*RECORDING, "--out", str(folder)]
+    command = ["nice", "-n", "19", *RECORDING, "--out", str(folder)]  # so that the one who watches is never late
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None:
         if metadata_path(folder).exists() and read_metadata(folder)["total_episodes"] >= count:

@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from robovision.keypoints.strek_config import SamplingOptions
 
+MOST_EQUAL = 3
+"""Equal maxima that may lie side by side, the pixel itself included."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -117,13 +120,14 @@ def disc(radius: int) -> tuple[Tensor, Tensor]:
 
 
 def local_maxima(logits: Tensor, radius: int) -> Tensor:
-    """Where maps [B, H, W] are largest within a square of this radius, and not level; bool [B, H, W].
+    """Where maps [B, H, W] are largest within a square of this radius, but neither level nor the rim of a level area.
 
-    Equal maxima are all taken, so that the answer turns with the map.
+    Two or three equal maxima side by side are all taken, so that the answer turns with the map; pixels with more of
+    them around are a level area, where there is nothing to see.
     """
-    highest = functional.max_pool2d(logits[:, None], 2 * radius + 1, 1, radius)[:, 0]
-    lowest = -functional.max_pool2d(-logits[:, None], 2 * radius + 1, 1, radius)[:, 0]
-    return (logits == highest) & (highest > lowest)
+    highest = logits == functional.max_pool2d(logits[:, None], 2 * radius + 1, 1, radius)[:, 0]
+    equal = functional.avg_pool2d(highest.float()[:, None], 3, 1, 1)[:, 0] * 9
+    return highest & (equal < MOST_EQUAL + 0.5)
 
 
 @dataclass(frozen=True)
