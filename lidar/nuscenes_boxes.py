@@ -21,6 +21,9 @@ from robovision.lidar.json_members import JsonWalk
 from robovision.lidar.rotations import quaternion_to_yaw, yaw_to_quaternion
 from robovision.types import Array, Boxes3D
 
+MISSING_SCORE = -1.0
+"""What the devkit takes for the score of a box without one, as ground truth is."""
+
 CLASSES = (
     *("car", "truck", "bus", "trailer", "construction_vehicle"),
     *("pedestrian", "motorcycle", "bicycle", "traffic_cone", "barrier"),
@@ -95,7 +98,7 @@ def _columns(path: Path, rows: Sequence[Row]) -> tuple[Array, ...]:
     _refuse(path, rows, ~np.linalg.norm(columns["rotation"], axis=1).astype(bool), "its rotation is no quaternion")
     names = _text(_name(path, row, "detection_name", CLASSES) for row in rows)
     attributes = _text(_name(path, row, "attribute_name", ("", *ATTRIBUTES)) for row in rows)
-    scores = _optional(path, rows, "detection_score", -1.0)
+    scores = _optional(path, rows, "detection_score", MISSING_SCORE)
     _refuse(path, rows, ~np.isfinite(scores), "its detection_score must be finite")
     ego = _optional(path, rows, "ego_translation", (np.nan,) * 3)
     points = _optional(path, rows, "num_pts", -1.0).astype(np.int64)

@@ -15,7 +15,7 @@ import numpy as np
 from robovision.errors import UsageError
 from robovision.lidar.checks import warn_of_other_frame
 from robovision.lidar.kitti_matching import assign, blocks, group, pairs_within_frames
-from robovision.lidar.nuscenes_boxes import CLASSES, NuScenesBoxes, read_nuscenes_boxes
+from robovision.lidar.nuscenes_boxes import CLASSES, MISSING_SCORE, NuScenesBoxes, read_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import has_tables, read_nuscenes_truth
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.rotations import quaternion_to_yaw
@@ -82,9 +82,15 @@ def evaluate(truth: Path, detections: Path) -> Evaluation:
 
     Raises:
         UsageError: if the samples differ (they are listed), a file is wrong, a sample has too many boxes, or the
-            place of the car is unknown.
+            place of the car is unknown, or detections have no score.
     """
     found = _read(detections)
+    if (unscored := found.scores == MISSING_SCORE).any():
+        sample = found.samples[int(found.sample[unscored][0])]
+        raise UsageError(
+            f"{detections}: {int(unscored.sum())} of {len(found)} detections have no detection_score, the first in "
+            f"sample {sample}; without one they can't be ranked"
+        )
     return score(*read_nuscenes_truth(truth, found)) if has_tables(truth) else score(_read(truth), found)
 
 

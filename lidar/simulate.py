@@ -86,7 +86,7 @@ def write_sequence(options: SimulateOptions, out: Path, number: int) -> None:
         name = f"{frame:06d}"
         write_cloud(folder / "velodyne" / f"{name}.bin", sweep.cloud)
         boxes, users = _seen(street, time, sweep)
-        objects = _objects(street, boxes, users, sweep)
+        objects = _objects(sensor, street, boxes, users, sweep)
         write_objects(folder / "label_2" / f"{name}.txt", objects)
         write_calibration(folder / "calib" / f"{name}.txt", CALIBRATION)
         write_boxes(folder / "boxes" / f"{name}.npz", boxes)
@@ -149,14 +149,22 @@ def _seen(street: Street, time: float, sweep: Sweep) -> tuple[Boxes3D, Array]:
     return select(street.boxes(time), hit), users[hit]
 
 
-def _objects(street: Street, boxes: Boxes3D, users: Array, sweep: Sweep) -> KittiObjects:
-    """KITTI's labels of the boxes of actors `users`: one with few points for its distance and size is occluded."""
+def _expected_points(sensor: Sensor, boxes: Boxes3D) -> Array:
+    """Points of an unoccluded road user, float64 [N], about half of the rays to its box's length and height."""
+    x, y, z = boxes.centers.astype(np.float64).T
+    distance = np.maximum(np.hypot(x, y), 1)
+    low, high = (np.arctan2(z + end * boxes.sizes[:, 2] / 2, distance)[:, None] for end in (-1, 1))
+    rows = ((sensor.elevations >= low) & (sensor.elevations <= high)).sum(axis=1)
+    columns = len(sensor.azimuths) / max(np.ptp(sensor.azimuths), 1e-3) * boxes.sizes[:, 0] / distance
+    expected: Array = 0.5 * rows * columns
+    return expected
+
+
+def _objects(sensor: Sensor, street: Street, boxes: Boxes3D, users: Array, sweep: Sweep) -> KittiObjects:
+    """KITTI's labels of the boxes of actors `users`: one with few points of those it would have alone is occluded."""
     objects = boxes_to_objects(boxes, CALIBRATION)
     inside = np.bincount(street.owner[sweep.shape], minlength=len(street.actors))[users]
-    distance = np.maximum(np.linalg.norm(boxes.centers, axis=1), 1)
-    # Rays a square metre that HDL-64E's 115,200 rays, all around and 27 degrees high, send to that distance.
-    dense = 115200 / (2 * np.pi * np.radians(26.8)) / distance**2
-    share = inside / np.maximum(0.5 * dense * boxes.sizes[:, 0] * boxes.sizes[:, 2], 1)
+    share = inside / np.maximum(_expected_points(sensor, boxes), 1)
     values = objects.values.copy()
     values[:, 1] = (share[:, None] < np.array(OCCLUSION)).sum(axis=1)
     return KittiObjects(objects.names, values)

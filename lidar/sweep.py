@@ -26,6 +26,10 @@ BRIGHT = 20.0
 """Metres up to which the signal does not fall with distance; beyond, as its inverse."""
 
 
+CLEAR = 0.25
+"""Strength of the signal, 0..1, from which on distances are measured as well as the sensor can."""
+
+
 @dataclass(frozen=True, eq=False)
 class Sweep:
     """What a sensor returns, and what is true of it.
@@ -71,7 +75,10 @@ def take_sweep(
     if sensor.fades is not None:
         falls = np.clip((sensor.fades[1] - distance[seen]) / (sensor.fades[1] - sensor.fades[0]), 0, 1)
     intensity = light * facing[seen] ** sensor.incidence * falls + rng.normal(0, sensor.grain, len(seen))
-    measured = distance[seen] + rng.normal(0, sensor.noise, len(seen))
+    noise = np.clip(
+        sensor.noise * np.sqrt(CLEAR / np.maximum(signal, 1e-6)), sensor.noise, max(sensor.noise, sensor.dim_noise)
+    )
+    measured = distance[seen] + rng.normal(0, noise)
     kept = (measured >= max(sensor.reach[0], mask)) & (measured <= sensor.reach[1])
     # A dim return is lost more often than a bright one.
     lost = sensor.loss + np.exp(-signal / sensor.dimmest)

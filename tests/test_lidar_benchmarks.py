@@ -98,6 +98,11 @@ def test_nuscenes_tables_must_fit_the_results(tables: tuple[Path, Path, dict[str
     write_results(found, {**results, "elsewhere": []})
     with pytest.raises(UsageError, match="has no sample elsewhere"):
         nuscenes_metric.evaluate(truth, found)
+    token = next(token for token, boxes in results.items() if len(boxes) > 1)
+    unscored = [{key: value for key, value in results[token][0].items() if key != "detection_score"}]
+    write_results(found, {**results, token: unscored + results[token][1:]})
+    with pytest.raises(UsageError, match=f"1 of .* have no detection_score, the first in sample {token}"):
+        nuscenes_metric.evaluate(truth, found)
     write_results(found, results)
     (truth / "ego_pose.json").write_text("[]")
     with pytest.raises(UsageError, match="has no LIDAR_TOP key frame"):

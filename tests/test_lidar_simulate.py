@@ -91,6 +91,29 @@ def test_a_sweep_sees_a_wall_where_it_stands() -> None:
     assert not flow.dynamic.any()
 
 
+@pytest.mark.parametrize(("albedo", "spread"), [(0.5, 0.015), (0.0625, 0.03), (0.001, 0.1)])
+def test_distances_are_less_exact_where_the_signal_is_dim(albedo: float, spread: float) -> None:
+    wall = Actor((Shape(0, (0, 0, 0), (0.5, 60, 60), albedo),), (8.5, 0), 0)
+    sensor = dataclasses.replace(SMALL, azimuths=np.linspace(-0.05, 0.05, 400), noise=0.015, dim_noise=0.1)
+    sweep = sweep_of(Street((wall,), speed=0.0, turn=0.0), sensor)
+    ahead = np.abs(sweep.cloud.xyz[:, 2]) < 0.5
+    errors = np.linalg.norm(sweep.cloud.xyz[ahead], axis=1) - sweep.ideal[ahead]
+    assert len(errors) > 500
+    assert errors.std() == pytest.approx(spread, rel=0.1)
+
+
+@pytest.mark.parametrize("name", ["hdl-64e", "vlp-16", "os1-128", "mini-16", "solid-state"])
+def test_what_stands_free_before_any_sensor_is_not_occluded(name: str, tmp_path: Path) -> None:
+    simulate(SimulateOptions(scenes=1, frames=1, sensor=name, seed=3), tmp_path, 1, nothing)
+    folder = tmp_path / "0000"
+    boxes = read_boxes(folder / "boxes" / "000000.npz")
+    occlusion = read_labels(folder / "label_2" / "000000.txt").values[:, 1]
+    near = np.linalg.norm(boxes.centers[:, :2], axis=1) < 15
+    ahead = np.abs(np.arctan2(boxes.centers[:, 1], boxes.centers[:, 0])) < 0.9
+    assert (occlusion[near & ahead] == 0).any()
+    assert (occlusion > 0).any()
+
+
 @pytest.mark.parametrize("distance", [10.0, 40.0])
 def test_intensity_depends_on_incidence_and_distance_as_the_sensor_says(distance: float) -> None:
     wall = Actor((Shape(0, (0, 0, 0), (0.5, 60, 60), 0.8),), (distance + 0.5, 0), 0)
