@@ -132,6 +132,8 @@ def resolve(name: str, options: EnvOptions) -> EnvOptions:
         observe=options.observe or task.observe,
         cameras=tuple(task.camera if camera == "default" else camera for camera in options.cameras),
     )
+    if task.limit and options.frame_skip > task.limit:
+        raise UsageError(f"{name} ends after {task.limit} steps: frame_skip {options.frame_skip} is too large")
     horizon = options.horizon or (task.limit // options.frame_skip if task.limit else task.horizon)
     if task.limit and horizon * options.frame_skip > task.limit:
         raise UsageError(

@@ -317,6 +317,7 @@ def test_wrong_actions_are_refused(env: PixelEnv, action: Any, message: str) -> 
         ("metaworld/drawer-open", {"horizon": -1}, "horizon must be at least 0, got -1"),
         ("metaworld/drawer-open", {"horizon": 501}, "ends after 500 steps: horizon 501"),
         ("metaworld/drawer-open", {"horizon": 251, "frame_skip": 2}, "with frame_skip 2 is too long"),
+        ("metaworld/drawer-open", {"frame_skip": 600}, "ends after 500 steps: frame_skip 600 is too large"),
         ("mjcf/nowhere.xml", {}, "there is no MJCF file nowhere.xml"),
     ],
 )
