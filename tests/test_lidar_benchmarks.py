@@ -216,9 +216,13 @@ def test_memory_beside_the_boxes_hardly_grows_with_the_frames(
         tracemalloc.start()
         both = getattr(lidar_memory, made)(frames)
         held.append(tracemalloc.get_traced_memory()[0])
-        tracemalloc.reset_peak()
-        numbers.append(values(metric.score(*both)))
-        beside.append(tracemalloc.get_traced_memory()[1] - held[-1])
+        peaks = []
+        for _ in range(2):  # the least: threads that other tests left behind may allocate meanwhile
+            tracemalloc.reset_peak()
+            number = values(metric.score(*both))
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        numbers.append(number)
+        beside.append(min(peaks) - held[-1])
         tracemalloc.stop()
     assert held[2] - held[1] > 2e5
     assert beside[2] - beside[1] < 0.5 * (held[2] - held[1])

@@ -294,9 +294,12 @@ def test_memory_beside_the_objects_does_not_grow_with_the_frames(
         scenes = read_folders(*paths)
         held.append(tracemalloc.get_traced_memory()[0])
         del scenes
-        tracemalloc.reset_peak()
-        evaluate(*paths)
-        beside.append(tracemalloc.get_traced_memory()[1] - held[-1])
+        peaks = []
+        for _ in range(3):  # the least: threads that other tests left behind may allocate meanwhile
+            tracemalloc.reset_peak()
+            evaluate(*paths)
+            peaks.append(tracemalloc.get_traced_memory()[1])
+        beside.append(min(peaks) - held[-1])
         tracemalloc.stop()
     assert held[2] - held[1] > 5e5
     assert beside[2] - beside[1] < 0.3 * (held[2] - held[1])
