@@ -216,7 +216,7 @@ def test_memory_beside_the_boxes_hardly_grows_with_the_frames(
         tracemalloc.start()
         both = getattr(lidar_memory, made)(frames)
         held.append(tracemalloc.get_traced_memory()[0])
-        peaks = []
+        peaks, number = [], {}
         for _ in range(2):  # the least: threads that other tests left behind may allocate meanwhile
             tracemalloc.reset_peak()
             number = values(metric.score(*both))
