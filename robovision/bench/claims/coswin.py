@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.bench.claims.results import Curve, Result
+from robovision.bench.claims.results import Curve, Result, over_seeds
 from robovision.encoders.swin import Swin, SwinSize
 from robovision.optimisers import learning_rate
 
@@ -69,11 +69,7 @@ def judge(kind: str, seed: int) -> float:
 
 def run(progress: Callable[[], object]) -> Result:
     """Measure both with five seeds."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for kind in KINDS:
-        for seed in range(SEEDS):
-            found[kind].append(judge(kind, seed))
-            progress()
+    found = over_seeds(judge, KINDS, SEEDS, progress)
     gains = [ours - plain for plain, ours in zip(*found.values(), strict=True)]
     rows = [[kind, f"{statistics.mean(v):.1f} ± {statistics.stdev(v):.1f}"] for kind, v in found.items()]
     rows.append(["gain, seed by seed", f"{statistics.mean(gains):.1f} ± {statistics.stdev(gains):.1f}"])

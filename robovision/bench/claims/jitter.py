@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.bench.claims.results import Curve, Result
+from robovision.bench.claims.results import Curve, Result, over_seeds
 from robovision.encoders.coin import SpatialPrior
 from robovision.optimisers import learning_rate
 
@@ -113,11 +113,7 @@ def _scene(count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
 
 def run(progress: Callable[[], object]) -> Result:
     """Measure both with three seeds."""
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for kind in KINDS:
-        for seed in range(SEEDS):
-            found[kind].append(judge(kind, seed))
-            progress()
+    found = over_seeds(judge, KINDS, SEEDS, progress)
     rows, curves, jitters = [], [], {}
     for kind, pairs in found.items():
         wrong, jitter = zip(*pairs, strict=True)

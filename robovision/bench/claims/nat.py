@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.bench.claims.results import Curve, Result
+from robovision.bench.claims.results import Curve, Result, over_seeds
 from robovision.encoders.nat import Block as NATBlock
 from robovision.encoders.nat import NATSize
 from robovision.encoders.swin import Block as SwinBlock
@@ -106,11 +106,7 @@ def _measure(model: Labeller) -> tuple[float, float]:
 
 def run(progress: Callable[[], object]) -> Result:
     """Measure both with three seeds."""
-    found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
-    for kind in KINDS:
-        for seed in range(SEEDS):
-            found[kind].append(judge(kind, seed))
-            progress()
+    found = over_seeds(judge, KINDS, SEEDS, progress)
     rows, curves, means = [], [], {}
     for kind, pairs in found.items():
         right, changed = zip(*pairs, strict=True)

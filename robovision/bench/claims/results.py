@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from robovision.bench.timing import markdown
 from robovision.files import write_atomically
+
+Judged = TypeVar("Judged")
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,18 @@ class Result:
         """The table in Markdown, and the verdicts."""
         lines = [f"- {'reached' if held else 'NOT reached'}: {target}" for target, held in self.verdicts.items()]
         return f"{self.title}\n\n{markdown(self.heads, self.rows)}\n\n" + "\n".join(lines)
+
+
+def over_seeds(
+    judge: Callable[[str, int], Judged], kinds: Sequence[str], seeds: int, progress: Callable[[], object]
+) -> dict[str, list[Judged]]:
+    """What is measured of each kind with seeds 0, 1, ...; `progress` is called after each."""
+    found: dict[str, list[Judged]] = {kind: [] for kind in kinds}
+    for kind in kinds:
+        for seed in range(seeds):
+            found[kind].append(judge(kind, seed))
+            progress()
+    return found
 
 
 def draw(path: Path, result: Result) -> None:

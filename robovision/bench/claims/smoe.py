@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.bench.claims.results import Curve, Result
+from robovision.bench.claims.results import Curve, Result, over_seeds
 from robovision.encoders.smoe import Routing, SpatialMixture
 from robovision.optimisers import learning_rate
 
@@ -101,11 +101,7 @@ def judge(kind: str, seed: int) -> float:
 
 def run(progress: Callable[[], object]) -> Result:
     """Measure all three with three seeds."""
-    found: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    for kind in KINDS:
-        for seed in range(SEEDS):
-            found[kind].append(judge(kind, seed))
-            progress()
+    found = over_seeds(judge, KINDS, SEEDS, progress)
     means = {kind: statistics.mean(values) for kind, values in found.items()}
     return Result(
         "SMoE: diffusion that depends on the place",
