@@ -31,15 +31,13 @@ class Contrast(Objective):
         """The mean over the sweeps of the loss summed over their points."""
         first, second = (batch.views[name] for name in self.views)
         rows = common(first, second, self.grid, self.options.points, batch.generator())
-        described = [
-            functional.normalize(
-                at_points(self.project(features[name]), view.points[rows], view.sample[rows], self.grid), dim=1
-            )
-            for name, view in zip(self.views, (first, second), strict=True)
-        ]
         sample = first.sample[rows]
+        one, other = (
+            functional.normalize(at_points(self.project(features[name]), view.points[rows], sample, self.grid), dim=1)
+            for name, view in zip(self.views, (first, second), strict=True)
+        )
         losses = [
-            point_info_nce(*(one[sample == number] for one in described), self.options.temperature)
+            point_info_nce(one[sample == number], other[sample == number], self.options.temperature)
             for number in range(len(first))
         ]
         return torch.stack(losses).mean()

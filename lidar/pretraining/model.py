@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from robovision.lidar.pretraining.also import Also
@@ -15,7 +17,7 @@ from robovision.lidar.pretraining.rotation import Rotation
 from robovision.lidar.pretraining.strl import STRL
 from robovision.lidar.pretraining.views import VIEWS, Batch
 
-OBJECTIVES = {
+OBJECTIVES: dict[str, Callable[[Trunk, PretrainOptions], Objective]] = {
     "contrast": Contrast,
     "rotation": Rotation,
     "flow": FlowEquivariance,
@@ -32,7 +34,7 @@ class PretrainModel(nn.Module):
         super().__init__()
         self.trunk = Trunk(options.detector(), options.precision == "bfloat16")
         self.objectives = nn.ModuleDict({name: OBJECTIVES[name](self.trunk, options) for name in options.objectives})
-        self.weights = {name: float(getattr(options.weights, name)) for name in options.objectives}
+        self.weights: dict[str, float] = {name: float(getattr(options.weights, name)) for name in options.objectives}
 
     @property
     def parts(self) -> dict[str, Objective]:

@@ -20,13 +20,13 @@ class Trunk(nn.Module):
     def __init__(self, config: DetectorConfig, half: bool = False) -> None:
         super().__init__()
         detector = Detector(config)
-        self.config, self.half = config, half
+        self.config, self._half = config, half
         self.encoder, self.backbone = detector.encoder, detector.backbone
         self.channels = detector.backbone.channels
 
     def forward(self, view: View) -> Tensor:
         """The features float32 [B, C, H, W] of a view's sweeps; `half`: the convolutions in bfloat16."""
-        with torch.autocast(view.points.device.type, torch.bfloat16, enabled=self.half):
+        with torch.autocast(view.points.device.type, torch.bfloat16, enabled=self._half):
             features: Tensor = self.backbone(self.encoder(view.points, view.sample, len(view)))
         return features.float()
 
