@@ -224,6 +224,13 @@ def make(task: str, options: EnvOptions | None = None, *, seed: int | None = Non
     return env
 
 
+def try_out(task: str, options: EnvOptions) -> None:
+    """Raise UsageError, as `make` does, for a task and options that can't be made; nothing is drawn."""
+    from robovision.envs.env import PixelEnv
+
+    PixelEnv(task, make_simulation(task), resolve(task, options), render=False).close()
+
+
 def make_vec(
     task: str,
     count: int,
