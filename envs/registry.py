@@ -109,13 +109,13 @@ def _names(name: str, items: Any) -> tuple[str, ...]:
         raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
     if not isinstance(items, Iterable):
         raise UsageError(f"{name} takes a tuple of names, got {items!r}")
-    items = tuple(items)
-    for item in items:
+    names: tuple[Any, ...] = tuple(items)
+    for item in names:
         if not isinstance(item, str):
             raise UsageError(f"{name} takes names as text, got {item!r}: write {str(item)!r}")
-    if len(set(items)) < len(items):
-        raise UsageError(f"{name} names something twice: {', '.join(items)}")
-    return items
+    if len(set(names)) < len(names):
+        raise UsageError(f"{name} names something twice: {', '.join(names)}")
+    return names
 
 
 def list_tasks() -> tuple[str, ...]:

@@ -141,7 +141,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             worker.process.kill()
             worker.process.join()
 
-    def _seeds(self, seed: int | Sequence[int | None] | None) -> list[int | None]:
+    def _seeds(self, seed: Any) -> list[int | None]:
         """A seed for each environment."""
         if seed is None:
             return [None] * self.num_envs
