@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from robovision.agents.config import TrainConfig
-from robovision.agents.train import Training, disk_space, resolve
+from robovision.agents.train import Training, create, resolve
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 
@@ -23,7 +23,7 @@ def finish(path: Path, config: TrainConfig) -> None:
     """
     config = resolve(config)
     if not (path / "run.json").exists():
-        run = Run.create(path, "train", config, disk_space(config))
+        run = create(path, config)
     else:
         run = Run.open(path)
         before = run.config(TrainConfig)

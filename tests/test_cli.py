@@ -79,6 +79,29 @@ def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], mess
     assert "Traceback" not in output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demos", "dmc/walker-walk", "--env.cameras", "bak"], "unknown camera 'bak'; nearest: back"),
+        (["demos", "dmc/walker-walk", "--env.no-show-goal"], "show_goal=False is for MetaWorld's tasks"),
+        (["train", "--env.cameras", "corner9"], "unknown camera 'corner9'; nearest: corner"),
+        (["train", "--data", "nowhere"], "holds no demonstrations"),
+        (["rl", "--task", "dmc/walker-walk", "--env.cameras", "bak"], "unknown camera 'bak'; nearest: back"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--out", "there"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_resumed_run_keeps_its_options(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", "train", TINY, space=0)
     code, output = run_cli("train", "--resume", str(run.path), "--seed", "4", "--env.size", "64")

@@ -108,7 +108,7 @@ def _train(options: Train) -> int:
 def _run(options: Train) -> tuple[Run, TrainConfig]:
     """The run folder, which the first of several processes makes, and its config."""
     from robovision.agents import distributed
-    from robovision.agents.train import disk_space, resolve
+    from robovision.agents.train import create, resolve
 
     if options.resume is not None:
         run = Run.open(options.resume)
@@ -119,7 +119,7 @@ def _run(options: Train) -> tuple[Run, TrainConfig]:
     path = Path(distributed.agree(str(options.out or _new_folder(Path("runs"), config.task, config.seed))))
     with distributed.first_alone():
         first = distributed.rank() == 0
-        run = Run.create(path, "train", config, disk_space(config)) if first else Run.open(path)
+        run = create(path, config) if first else Run.open(path)
     return run, config
 
 
