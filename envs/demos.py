@@ -37,9 +37,9 @@ from robovision.envs.minari_dataset import (
     read_metadata,
 )
 from robovision.envs.minari_episode import DISCARDED, Episode, to_hdf5
+from robovision.envs.ray_pool import open_pool
 from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve, try_out
 from robovision.envs.tasks import TASKS
-from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.seeding import derive
@@ -151,7 +151,11 @@ def require_expert(task: str) -> None:
 
 
 def collect(
-    options: DemoOptions, folder: Path, workers: int, progress: Callable[[int], None] = lambda done: None
+    options: DemoOptions,
+    folder: Path,
+    workers: int,
+    progress: Callable[[int], None] = lambda done: None,
+    ray: str | None = None,
 ) -> int:
     """Write the demonstrations that the folder does not hold yet; returns how many workers were lost.
 
@@ -160,6 +164,8 @@ def collect(
         folder: where; made if there is none.
         workers: number of processes.
         progress: called with the number of episodes that are there.
+        ray: the Ray cluster whose processes simulate, as `robovision.envs.ray_pool.cluster` takes it, with a folder
+            that all its machines see; None: this machine's.
 
     Raises:
         UsageError: for a task and options that `make` refuses, before anything is written; if the folder holds other
@@ -175,8 +181,8 @@ def collect(
     if not missing:
         return 0
     lost = 0
-    build = functools.partial(_Recorder, options, folder)
-    with _nothing_left(folder), WorkerPool[int, Spaces](build, min(workers, len(missing))) as pool:
+    build = functools.partial(_Recorder, options, folder.resolve())
+    with _nothing_left(folder), open_pool(build, min(workers, len(missing)), ray=ray) as pool:
         for count, done in enumerate(pool.map(missing), start=1):
             lost += done.lost
             publisher.publish(done.result)

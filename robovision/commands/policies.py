@@ -16,7 +16,7 @@ import tyro
 
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
-from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
+from robovision.commands import Command, check_resumed, check_workers, named, process_count, program, resumed_path
 from robovision.encoders.names import ENCODERS
 from robovision.errors import UsageError
 from robovision.run import Run, differences
@@ -71,7 +71,9 @@ class Evaluate:
     horizon: int | None = None
     """Steps an episode; by default as in training."""
     workers: int = 0
-    """Processes that simulate; 0: as many as there are cores."""
+    """Processes that simulate; 0: as many as there are cores, here or in the cluster."""
+    ray: str | None = None
+    """Play on a Ray cluster: its address, as `auto`, or `local` for one of this machine's cores."""
     out: Path | None = None
     """Folder for results, CSV and video; by default a new one inside the run folder. Only for a single run."""
 
@@ -133,10 +135,10 @@ def _evaluate(options: Evaluate) -> int:
         config = _trial(run, options)
         out = options.out or path / "evaluations" / _evaluation_name(options)
         if options.checkpoint == "all":
-            _show(evaluate_checkpoints(run, config, out))
+            _show(evaluate_checkpoints(run, config, out, options.ray))
             print(f"\ncurve      {out / 'checkpoints.png'}\nnumbers    {out / 'checkpoints.csv'}")
             return 0
-        judged.append((config.task, evaluate_run(run, config, options.checkpoint, out)))
+        judged.append((config.task, evaluate_run(run, config, options.checkpoint, out, options.ray)))
         if len(options.runs) > 1:
             print(f"{path}")
         _show(judged[-1][1].metrics())
@@ -149,13 +151,11 @@ def _evaluate(options: Evaluate) -> int:
 
 def _trial(run: Run, options: Evaluate) -> TrainConfig | RLConfig:
     """The run's config with the episodes that are asked for."""
-    from robovision.devices import cpu_count
-
     config = run.config(RLConfig) if run.job == "rl" else run.config(TrainConfig)
     return dataclasses.replace(
         config,
         seed=options.seed,
-        workers=options.workers or cpu_count(),
+        workers=process_count(options.workers, options.ray, options.episodes),
         env=config.env if options.horizon is None else dataclasses.replace(config.env, horizon=options.horizon),
         evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
     )
