@@ -17,6 +17,7 @@ import tyro
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
 from robovision.commands import Command, check_resumed, check_workers, named, process_count, program, resumed_path
+from robovision.encoders.names import ENCODERS
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 from robovision.types import Metric
@@ -166,12 +167,18 @@ def _show(metrics: Sequence[Metric]) -> None:
 
 
 def _defaults(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run; with S-TREK, which is fixed, no adapter."""
+    """The defaults of `train`: with --resume, those of the run; no adapter where it is no ViT, such as nat-mini."""
     path = resumed_path(arguments)
     if path is not None:
         return Train(config=Run.open(path).config(TrainConfig), resume=path)
-    if named(arguments, "--encoder.name") == "strek":
+    name = named(arguments, "--encoder.name")
+    if name == "strek":
         return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
+    spec = ENCODERS.get(name) if name is not None else None
+    if name is not None and spec is not None and not spec.is_vit and not spec.needs_weights:
+        env = TrainConfig().env
+        large = dataclasses.replace(env, size=max(env.size, spec.smallest))
+        return Train(config=TrainConfig(encoder=EncoderOptions(name, adapter="none"), env=large))
     return Train()
 
 
