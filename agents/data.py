@@ -8,7 +8,16 @@ from typing import Any
 from tqdm import tqdm
 
 from robovision.agents.config import TrainConfig
-from robovision.envs.demos import RECORD, Demonstrations, DemoOptions, collect, differences, identity, load
+from robovision.envs.demos import (
+    RECORD,
+    Demonstrations,
+    DemoOptions,
+    collect,
+    differences,
+    identity,
+    load,
+    require_episodes,
+)
 from robovision.envs.env import PixelEnv
 from robovision.envs.minari_dataset import read_metadata
 from robovision.envs.registry import make_simulation, resolve
@@ -48,8 +57,12 @@ def load_checked(config: TrainConfig, folder: Path) -> Demonstrations:
 
 
 def check(config: TrainConfig, folder: Path) -> None:
-    """Raise UsageError if the folder's demonstrations are of another task, camera, preset or size, naming each."""
-    about = read_metadata(folder).get(RECORD)
+    """Raise UsageError if the folder's demonstrations are too few, or of another task, camera, preset or size, naming
+    each.
+    """
+    metadata = read_metadata(folder)
+    require_episodes(folder, metadata.get("total_episodes", 0), config.demos)
+    about = metadata.get(RECORD)
     if not isinstance(about, dict):
         return  # a foreign dataset, which does not say; its shapes are compared
     wanted = identity(DemoOptions(config.task, env=config.env))

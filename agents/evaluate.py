@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from robovision.agents import statistics
 from robovision.agents.agent import load
 from robovision.agents.trial import Trial
+from robovision.envs.ray_pool import open_pool
 from robovision.envs.registry import make
-from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
 from robovision.files import write_csv, write_json
 from robovision.run import Run
@@ -96,6 +96,7 @@ def evaluate(
     *,
     film: bool,
     workers: int,
+    ray: str | None = None,
     progress: Callable[[int], None] = lambda done: None,
 ) -> Judged:
     """Play the trial's episodes with the checkpoint of a step.
@@ -106,6 +107,7 @@ def evaluate(
         step: of the checkpoint.
         film: also film the first episodes.
         workers: number of processes.
+        ray: the Ray cluster whose processes play, as `robovision.envs.ray_pool.cluster` takes it; None: this machine's.
         progress: called with the number of episodes played so far.
 
     Raises:
@@ -114,12 +116,10 @@ def evaluate(
     run.at(step)
     numbers = list(range(trial.episodes))
     groups = [tuple(numbers[k : k + GROUP]) for k in range(0, len(numbers), GROUP)]
-    build = functools.partial(_Player, trial, run.path, step, film)
+    build = functools.partial(_Player, trial, run.path.resolve(), step, film)
     outcomes: dict[int, tuple[Outcome, Film | None]] = {}
     lost = 0
-    with WorkerPool[tuple[int, ...], list[tuple[Outcome, Film | None]]](
-        build, min(workers, len(groups)), timeout=900
-    ) as pool:
+    with open_pool(build, min(workers, len(groups)), timeout=900, ray=ray) as pool:
         for done in pool.map(groups):
             lost += done.lost
             outcomes |= {outcome.episode: (outcome, frames) for outcome, frames in done.result}

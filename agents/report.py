@@ -25,7 +25,9 @@ from robovision.run import Run, metrics_by_name
 from robovision.types import Metric
 
 
-def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out: Path) -> Judged:
+def evaluate_run(
+    run: Run, config: TrainConfig | RLConfig, checkpoint: str, out: Path, ray: str | None = None
+) -> Judged:
     """Play the config's evaluation with a run's checkpoint; results, CSV and video go to the folder `out`.
 
     Args:
@@ -33,6 +35,7 @@ def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out:
         config: its config with the wanted seed, episodes and horizon.
         checkpoint: `final`, `best` or the number of a step.
         out: the folder, made if there is none.
+        ray: the Ray cluster whose processes play, as `robovision.agents.evaluate.evaluate` takes it.
 
     Raises:
         UsageError: if the run has no such checkpoint, or the folder can't be written.
@@ -49,7 +52,7 @@ def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out:
         raise cannot_write(out, error) from error
     with tqdm(total=config.evaluation.episodes, desc=f"evaluation of step {step}", unit="episode") as bar:
         judged = evaluate(
-            run, config.trial, step, film=True, workers=config.workers, progress=lambda done: move(bar, done)
+            run, config.trial, step, film=True, workers=config.workers, ray=ray, progress=lambda done: move(bar, done)
         )
     write_mosaic(out / "evaluation.mp4", judged.films, judged.outcomes)
     write_episodes(out / "episodes.csv", judged)
@@ -60,7 +63,7 @@ def evaluate_run(run: Run, config: TrainConfig | RLConfig, checkpoint: str, out:
     return judged
 
 
-def evaluate_checkpoints(run: Run, config: TrainConfig | RLConfig, out: Path) -> list[Metric]:
+def evaluate_checkpoints(run: Run, config: TrainConfig | RLConfig, out: Path, ray: str | None = None) -> list[Metric]:
     """Play the config's evaluation with every checkpoint that a run has kept; the last one's metrics, and the best.
 
     Each has a folder in `out`, as `evaluate_run` makes it; over them go checkpoints.csv, checkpoints.png, results.json.
@@ -70,7 +73,7 @@ def evaluate_checkpoints(run: Run, config: TrainConfig | RLConfig, out: Path) ->
     """
     find_step(run, "final")
     steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
-    judged = {step: evaluate_run(run, config, str(step), out / f"step-{step:06d}") for step in steps}
+    judged = {step: evaluate_run(run, config, str(step), out / f"step-{step:06d}", ray) for step in steps}
     first = {step: record.metrics()[0] for step, record in judged.items()}
     best = max(first, key=lambda step: (first[step].value, step))
     metrics = [*judged[steps[-1]].metrics(), dataclasses.replace(first[best], name=f"{first[best].name}_best")]

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from robovision.agents.config import TrainConfig
-from robovision.agents.train import Training, disk_space, resolve
+from robovision.agents.train import Training, create, resolve
+from robovision.envs.ray_pool import cluster
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 
@@ -23,7 +24,7 @@ def finish(path: Path, config: TrainConfig) -> None:
     """
     config = resolve(config)
     if not (path / "run.json").exists():
-        run = Run.create(path, "train", config, disk_space(config))
+        run = create(path, config)
     else:
         run = Run.open(path)
         before = run.config(TrainConfig)
@@ -61,12 +62,7 @@ def sweep(
 
 
 def _on_ray(jobs: Mapping[Path, TrainConfig], address: str, done: Callable[[Path], object]) -> None:
-    try:
-        import ray
-    except ModuleNotFoundError:
-        raise UsageError("a sweep on Ray needs: pip install 'robovision[cluster]'") from None
-    ray.init(None if address == "local" else address, include_dashboard=False, log_to_driver=False)
-    try:
+    with cluster(address) as ray:
         task = ray.remote(max_retries=RESTARTS)(finish)
         running = {
             task.options(num_cpus=max(1, config.threads), num_gpus=int(config.device == "cuda")).remote(
@@ -80,8 +76,6 @@ def _on_ray(jobs: Mapping[Path, TrainConfig], address: str, done: Callable[[Path
                 path = running.pop(reference)
                 _collect(ray, reference, path)
                 done(path)
-    finally:
-        ray.shutdown()
 
 
 def _collect(ray, reference, path: Path) -> None:  # type: ignore[no-untyped-def]

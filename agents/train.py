@@ -17,7 +17,7 @@ from tqdm import tqdm
 from robovision.agents import distributed
 from robovision.agents.clips import Clips, Drawing
 from robovision.agents.config import EncoderOptions, TrainConfig
-from robovision.agents.data import load_checked, record
+from robovision.agents.data import check, load_checked, record
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
 from robovision.agents.learner import Learner
 from robovision.agents.log import Log
@@ -31,6 +31,7 @@ from robovision.encoders.features import Recipe, digest, keep
 from robovision.encoders.names import find_spec
 from robovision.envs.demos import require_expert
 from robovision.envs.registry import resolve as resolve_env
+from robovision.envs.registry import try_out
 from robovision.errors import UsageError
 from robovision.files import write_csv
 from robovision.progress import move
@@ -76,6 +77,18 @@ def disk_space(config: TrainConfig) -> int:
     parameters = sum(p.numel() for p in make_policy(config, 64, 64).parameters())
     checkpoints = CHECKPOINTS_HELD + config.evaluation.times
     return frames + checkpoints * 3 * 4 * parameters + 50_000_000
+
+
+def create(path: Path, config: TrainConfig) -> Run:
+    """A new run of a resolved config; its folder is made only once the task and the demonstrations are seen to be fit.
+
+    Raises:
+        UsageError: as `envs.make`, `data.check` and `Run.create` do.
+    """
+    try_out(config.task, config.env)
+    if config.data is not None:
+        check(config, config.data)
+    return Run.create(path, "train", config, disk_space(config))
 
 
 class Training:

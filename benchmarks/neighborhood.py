@@ -51,7 +51,7 @@ def measure(side: int) -> tuple[dict[str, float], dict[str, float]]:
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, HEADS, side, side, WIDTH)
     bias = torch.randn(HEADS, 2 * KERNEL - 1, 2 * KERNEL - 1)
-    ways: dict[str, Callable[[], object]] = {"ours": functools.partial(neighborhood_attention, q, k, v, bias)}
+    ways: dict[str, Callable[[], object]] = {"ours": functools.partial(neighborhood_attention, q, k, v, bias, KERNEL)}
     if side <= DENSE:
         ways["dense"] = functools.partial(dense, q, k, v, None, bias)
         ways["dense, mask ready"] = functools.partial(dense, q, k, v, mask(bias, side), bias)

@@ -6,12 +6,13 @@ stopped; `minari_dataset` says how they make one dataset.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import json
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +37,9 @@ from robovision.envs.minari_dataset import (
     read_metadata,
 )
 from robovision.envs.minari_episode import DISCARDED, Episode, to_hdf5
-from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve
+from robovision.envs.ray_pool import open_pool
+from robovision.envs.registry import EnvOptions, find_task, list_tasks, make, resolve, try_out
 from robovision.envs.tasks import TASKS
-from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.seeding import derive
@@ -150,7 +151,11 @@ def require_expert(task: str) -> None:
 
 
 def collect(
-    options: DemoOptions, folder: Path, workers: int, progress: Callable[[int], None] = lambda done: None
+    options: DemoOptions,
+    folder: Path,
+    workers: int,
+    progress: Callable[[int], None] = lambda done: None,
+    ray: str | None = None,
 ) -> int:
     """Write the demonstrations that the folder does not hold yet; returns how many workers were lost.
 
@@ -159,10 +164,13 @@ def collect(
         folder: where; made if there is none.
         workers: number of processes.
         progress: called with the number of episodes that are there.
+        ray: the Ray cluster whose processes simulate, as `robovision.envs.ray_pool.cluster` takes it, with a folder
+            that all its machines see; None: this machine's.
 
     Raises:
-        UsageError: if the folder holds other demonstrations, naming what differs; if the task has no expert, or one
-            that fails ten times in a row; if the disk is full, and then the episodes before are intact.
+        UsageError: for a task and options that `make` refuses, before anything is written; if the folder holds other
+            demonstrations, naming what differs; if the task has no expert, or one that fails ten times in a row; if the
+            disk is full, and then the episodes before are intact.
     """
     require_expert(options.task)
     described = is_described(prepare(options, folder))
@@ -173,13 +181,27 @@ def collect(
     if not missing:
         return 0
     lost = 0
-    build = functools.partial(_Recorder, options, folder)
-    with WorkerPool[int, Spaces](build, min(workers, len(missing))) as pool:
+    build = functools.partial(_Recorder, options, folder.resolve())
+    with _nothing_left(folder), open_pool(build, min(workers, len(missing)), ray=ray) as pool:
         for count, done in enumerate(pool.map(missing), start=1):
             lost += done.lost
             publisher.publish(done.result)
             progress(options.episodes - len(missing) + count)
     return lost
+
+
+@contextlib.contextmanager
+def _nothing_left(folder: Path) -> Iterator[None]:
+    """If recording fails before its first episode, take the empty dataset away again."""
+    try:
+        yield
+    except UsageError:
+        if _is_blank(folder):
+            metadata_path(folder).unlink()
+            with contextlib.suppress(OSError):  # it holds something else
+                data_folder(folder).rmdir()
+                folder.rmdir()
+        raise
 
 
 def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
@@ -188,6 +210,7 @@ def prepare(options: DemoOptions, folder: Path) -> dict[str, Any]:
 
     wanted = identity(options)
     if not metadata_path(folder).exists() or _is_blank(folder):
+        try_out(options.task, options.env)
         expert = "the expert's intention is recorded, and carried out disturbed" if options.noise else "no noise"
         create(
             folder,
@@ -248,8 +271,7 @@ def load(folder: Path, count: int) -> Demonstrations:
         UsageError: if there are fewer, one is damaged (naming it), or they have no pixels.
     """
     dataset = open_dataset(folder)
-    if dataset.total_episodes < count:
-        raise UsageError(f"{folder} holds {dataset.total_episodes} demonstrations, not {count}: collect the others")
+    require_episodes(folder, dataset.total_episodes, count)
     steps = lengths(dataset, count)
     arrays: dict[str, NDArray[Any]] = {}
     success = []
@@ -265,6 +287,12 @@ def load(folder: Path, count: int) -> Demonstrations:
         if episode.success is not None:
             success.append(bool(episode.success[-1]))
     return Demonstrations(**arrays, lengths=steps, solved=sum(success) if len(success) == count else None)
+
+
+def require_episodes(folder: Path, there: int, count: int) -> None:
+    """Raise UsageError if so many demonstrations are there but more are wanted."""
+    if there < count:
+        raise UsageError(f"{folder} holds {there} demonstrations, not {count}: collect the others")
 
 
 def _learnt_from(episode: Episode, where: str) -> dict[str, NDArray[Any]]:

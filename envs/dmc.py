@@ -9,11 +9,13 @@ import robovision.envs.rendering  # noqa: F401  first: it chooses the backend th
 # isort: split
 import numpy as np
 from dm_control import suite
+from dm_control.rl.control import PhysicsError
 from dm_control.suite import quadruped
 
 from robovision.envs import experts
 from robovision.envs.context import keep_display
 from robovision.envs.simulation import Joints, Scale, Simulation, Vector, unbounded
+from robovision.envs.stability import INACCURATE, UNSTABLE
 
 keep_display()
 
@@ -40,6 +42,8 @@ class ControlSuite(Simulation):
     cameras = {}  # noqa: RUF012
     spectator = "0"
     rangefinders = False
+    unstable = (*INACCURATE, *UNSTABLE)
+    """As dm_control has it."""
 
     def __init__(self, name: str) -> None:
         domain, task = name.split("-", 1)
@@ -65,7 +69,10 @@ class ControlSuite(Simulation):
 
     def step(self, action: Vector) -> tuple[float, bool]:
         self._task.before_step(self._scale(action), self._physics)
-        self._physics.step(self._substeps)
+        try:
+            self._physics.step(self._substeps)
+        except PhysicsError:  # the environment sees it too, and says so
+            return 0.0, False
         self._task.after_step(self._physics)
         reward = float(self._task.get_reward(self._physics))
         self._return += reward

@@ -13,15 +13,18 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from robovision.envs.gymnasium_ids import env_spec
-from robovision.envs.lidar import MountedLidar, parse_mount
-from robovision.envs.registry import EnvOptions
+from robovision.envs.lidar import MountedLidar, check_mount, parse_mount
+from robovision.envs.registry import EnvOptions, check_seed
 from robovision.envs.rendering import SHOWN, Camera, Renderer, View, farthest, find_camera
 from robovision.envs.simulation import Simulation
+from robovision.envs.stability import Stability
 from robovision.errors import UsageError, unknown
 
 Observation = dict[str, NDArray[Any]]
 Action = NDArray[np.float32]
 SPECTATOR_SIZE = 192
+VIEW = ("lookat", "distance", "azimuth", "elevation")
+"""The parts of a free view."""
 
 
 class PixelEnv(gymnasium.Env[Observation, Action]):
@@ -31,8 +34,12 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
     greatest return so far (DMC); a task without either is judged by its return. The episode goes on to the
     horizon unless the simulator ends it. Every reset draws a fresh start; `reset(seed=...)` repeats one.
 
+    Where MuJoCo's physics blows up the episode is truncated with the reason in `info["physics_error"]`: the observation
+    is the one before, the step adds no reward, and the episode is no success.
+
     Raises:
-        UsageError: for an unknown camera, an action of wrong shape or with NaN, and for stepping after the end.
+        UsageError: for an unknown camera or LiDAR, an action of wrong shape or with NaN, a seed that is none, and for
+            stepping after the end.
     """
 
     observation_space: spaces.Dict  # type: ignore[assignment]
@@ -48,13 +55,16 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         self._simulation = simulation
         self._steps = 0
         self._over = True
+        self._stability = Stability(simulation.data, simulation.unstable)
+        self._last: Observation = {}
+        self._judged: dict[str, Any] = {}
         self._spectator: Renderer | None = None
         self._cameras = {self._suffix(k, name): self._find(name) for k, name in enumerate(options.cameras)}
         if not options.show_goal:
             simulation.hide_goal()
         draws = render and any(self._is_drawn(item) for item in options.observe)
         self._renderer = self._make_renderer(options.size) if draws else None
-        self._lidar = self._make_lidar() if "lidar" in options.observe else None
+        self._lidar = self._make_lidar()
         self._readers = dict(self._read(item, suffix) for item in options.observe for suffix in self._views(item))
         self._stacks: dict[str, deque[NDArray[Any]]] = {}
         self.boxes = {name: self._space(name) for name in self._readers}
@@ -64,31 +74,45 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        super().reset(seed=seed)
+        super().reset(seed=check_seed(seed))
+        self._stability.clear()
         self._simulation.reset(self.np_random)
+        if self._stability.lost():
+            raise UsageError(f"{self.task} can't begin: {self._stability.reason()}")
         self._steps = 0
         self._over = False
         self._stacks.clear()
         for renderer in (self._renderer, self._spectator):
             if renderer is not None and self._simulation.model.nhfield:
                 renderer.upload_heights()
-        return self._observe(), self._simulation.judge()
+        self._last, self._judged = self._observe(), self._simulation.judge()
+        return self._last, dict(self._judged)
 
     def step(self, action: Action) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
         if self._over:
             raise UsageError("the episode is over, or has not begun: call reset() before step()")
         action = check_action(action, self._simulation.actions)
         simulation, options = self._simulation, self.options
-        total, terminated = simulation.step(action)
-        for _ in range(options.frame_skip - 1):
+        total = 0.0
+        for _ in range(options.frame_skip):
+            reward, terminated = simulation.step(action)
+            if self._stability.lost():
+                return self._break_off(total)
+            total += reward
             if terminated:
                 break
-            reward, terminated = simulation.step(action)
-            total += reward
         self._steps += 1
         truncated = self._steps >= options.horizon
         self._over = truncated or terminated
-        return self._observe(), total, terminated, truncated, simulation.judge()
+        self._last, self._judged = self._observe(), simulation.judge()
+        return self._last, total, terminated, truncated, dict(self._judged)
+
+    def _break_off(self, total: float) -> tuple[Observation, SupportsFloat, bool, bool, dict[str, Any]]:
+        """The end of an episode whose state is lost."""
+        self._over = True
+        info = {**self._judged, **({"success": False} if "success" in self._judged else {})}
+        observation = {name: value.copy() for name, value in self._last.items()}
+        return observation, total, False, True, {**info, "physics_error": self._stability.reason()}
 
     def expert_action(self) -> Action:
         """What the task's expert does in the present state; UsageError for a task without one."""
@@ -182,9 +206,12 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             return spaces.Box(0, farthest(self._simulation.model), (1, size, size), np.float32)
         return spaces.Box(-1, np.iinfo(np.int32).max, (2, size, size), np.int32)
 
-    def _make_lidar(self) -> MountedLidar:
+    def _make_lidar(self) -> MountedLidar | None:
         simulation = self._simulation
         mount = parse_mount(self.options.lidar, simulation.mount)
+        if "lidar" not in self.options.observe:
+            check_mount(simulation.model, mount)
+            return None
         return MountedLidar(simulation.model, mount, simulation.geomgroups or SHOWN)
 
     def _make_renderer(self, size: int) -> Renderer:
@@ -229,12 +256,17 @@ def parse_view(text: str) -> View:
         UsageError: if it is written otherwise.
     """
     parts = dict(part.partition("=")[::2] for part in text.split())
+    missing = [name for name in VIEW if name not in parts]
+    wrong = [f"{name!r} is not a part of it" for name in parts if name not in VIEW]
+    wrong += [f"{', '.join(missing)} is missing"] if missing else []
     try:
-        x, y, z = (float(value) for value in parts.pop("lookat").split(","))
-        view = View((x, y, z), **{name: float(value) for name, value in parts.items()})
-    except (KeyError, ValueError, TypeError) as error:
+        x, y, z = (float(value) for value in parts.get("lookat", "0,0,0").split(","))
+        view = View((x, y, z), *(float(parts.get(name, 1)) for name in VIEW[1:]))
+    except ValueError as error:
+        wrong.append(str(error))
+    if wrong:
         example = "lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63"
-        raise UsageError(f"the free view {text!r} is not written like {example!r}: {error}") from error
+        raise UsageError(f"the free view {text!r} is not written like {example!r}: {'; '.join(wrong)}")
     if not (all(map(math.isfinite, (*view.lookat, view.azimuth, view.elevation))) and 0 < view.distance < math.inf):
         raise UsageError(f"the free view {text!r} needs finite numbers and a distance over 0")
     return view

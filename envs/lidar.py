@@ -126,6 +126,12 @@ class MountedLidar:
         return np.where(found < 0, np.inf, found), (found >= 0) & self._own[hit]
 
 
+def check_mount(model: mujoco.MjModel, mount: Mount) -> None:
+    """Raise UsageError for an unknown sensor, body or site, naming the nearest ones."""
+    make_sensor(mount.sensor)
+    _find(model, mount.on)
+
+
 def _find(model: mujoco.MjModel, name: str) -> tuple[int, int]:
     """The number of the site, -1 for none, and of the body on which a sensor is."""
     sites = [model.site(k).name for k in range(model.nsite)]

@@ -35,7 +35,9 @@ from robovision.envs.rendering import View  # first: it chooses the backend that
 import mujoco
 import numpy as np
 
+from robovision.envs.mjcf_checked import CheckedTask
 from robovision.envs.simulation import Joints, Scale, Simulation, Vector, unbounded
+from robovision.envs.stability import Stability
 from robovision.errors import UsageError
 
 NOISE = 0.01
@@ -75,7 +77,8 @@ class Mjcf(Simulation):
 
     Raises:
         UsageError: if the file is missing or broken, with MuJoCo's message, which names the line; if the Python
-            file beside it can't be run or has no class `Task`.
+            file beside it can't be run, has no class `Task`, or one that raises or gives something else than numbers
+            and truths, with the file, the function and the value.
     """
 
     spectator = "0"
@@ -84,9 +87,9 @@ class Mjcf(Simulation):
         path = Path(name)
         self.model = _load(path)
         self.data = mujoco.MjData(self.model)
-        self._task = _task(path.with_suffix(".py"))
-        if not self._task.control_timestep > 0:
-            raise UsageError(f"control_timestep of {path} must be over 0 seconds, got {self._task.control_timestep}")
+        file = path.with_suffix(".py")
+        self._task = CheckedTask(_task(file), file, self.model, self.data)
+        self._stability = Stability(self.data, self.unstable)
         self._substeps = max(1, round(self._task.control_timestep / self.model.opt.timestep))
         self.control_timestep = self._substeps * self.model.opt.timestep
         self.actions = self.model.nu
@@ -96,7 +99,7 @@ class Mjcf(Simulation):
         self._joints = Joints(self.model, self.data)
         self.cameras = {} if self.model.ncam else {"0": _overview(self.model)}
         mujoco.mj_forward(self.model, self.data)
-        own = self._task.observation(self.model, self.data)
+        own = self._task.observation()
         self.proprioception_space = self._joints.space if own is None else unbounded(np.size(own))
         self.state_space = unbounded(self.model.nq + self.model.nv)
 
@@ -105,20 +108,20 @@ class Mjcf(Simulation):
             mujoco.mj_resetDataKeyframe(self.model, self.data, 0)
         else:
             mujoco.mj_resetData(self.model, self.data)
-        self._task.reset(self.model, self.data, random)
+        self._task.reset(random)
         mujoco.mj_forward(self.model, self.data)
 
     def step(self, action: Vector) -> tuple[float, bool]:
         self.data.ctrl[:] = self._scale(action)
         mujoco.mj_step(self.model, self.data, nstep=self._substeps)
-        reward = float(self._task.reward(self.model, self.data))
-        return reward, bool(self._task.failure(self.model, self.data))
+        if self._stability.lost():  # the task need not cope with what is left
+            return 0.0, False
+        return self._task.reward(), self._task.failure()
 
     def proprioception(self) -> Vector:
-        own = self._task.observation(self.model, self.data)
-        if own is None:
+        numbers = self._task.observation()
+        if numbers is None:
             return self._joints.read()
-        numbers: Vector = np.ravel(own).astype(np.float32)
         if numbers.shape != self.proprioception_space.shape:
             raise UsageError(
                 f"observation() gave {self.proprioception_space.shape[0]} numbers at first, now {len(numbers)}"
@@ -129,8 +132,8 @@ class Mjcf(Simulation):
         return np.concatenate([self.data.qpos, self.data.qvel], dtype=np.float32)
 
     def judge(self) -> dict[str, Any]:
-        success = self._task.success(self.model, self.data)
-        return {} if success is None else {"success": bool(success)}
+        success = self._task.success()
+        return {} if success is None else {"success": success}
 
 
 def _load(path: Path) -> mujoco.MjModel:
@@ -142,10 +145,10 @@ def _load(path: Path) -> mujoco.MjModel:
         raise UsageError(f"{path}: {' '.join(str(error).split())}") from error
 
 
-def _task(path: Path) -> MjcfTask:
-    """The task that the Python file defines; one without reward if there is no file."""
+def _task(path: Path) -> type[MjcfTask]:
+    """The class of the task that the Python file defines; one without reward if there is no file."""
     if not path.is_file():
-        return MjcfTask()
+        return MjcfTask
     spec = importlib.util.spec_from_file_location(f"robovision_mjcf_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
@@ -158,7 +161,7 @@ def _task(path: Path) -> MjcfTask:
     task = getattr(module, "Task", None)
     if not (isinstance(task, type) and issubclass(task, MjcfTask)):
         raise UsageError(f"{path} must define `class Task(MjcfTask)`; see robovision.envs.mjcf")
-    return task()
+    return task
 
 
 def _overview(model: mujoco.MjModel) -> View:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import operator
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -58,7 +61,11 @@ class EnvOptions:
 
     def __post_init__(self) -> None:
         for name in ("size", "horizon", "frame_skip", "frame_stack"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
+        for name in ("preset", "lidar"):
+            _check_text(name, getattr(self, name))
+        if not isinstance(self.show_goal, bool):
+            raise UsageError(f"show_goal must be True or False, got {self.show_goal!r}")
         for name in ("cameras", "observe"):
             object.__setattr__(self, name, _names(name, getattr(self, name)))
         if not 16 <= self.size <= 4096:
@@ -75,22 +82,40 @@ class EnvOptions:
                 raise unknown("observation", item, get_args(Observable))
 
 
-def _whole(name: str, value: Any) -> int:
+def whole(name: str, value: Any) -> int:
+    """The value as int; UsageError for anything but a whole number."""
     try:
         return operator.index(value)
     except TypeError as error:
         raise UsageError(f"{name} must be a whole number, got {value!r}") from error
 
 
+def check_seed(seed: Any) -> int | None:
+    """The seed, or None for none; UsageError for anything but a whole number from 0 on."""
+    if seed is None:
+        return None
+    if (number := whole("a seed", seed)) < 0:
+        raise UsageError(f"a seed must be at least 0, got {number}")
+    return number
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be text, got {value!r}")
+
+
 def _names(name: str, items: Any) -> tuple[str, ...]:
     if isinstance(items, str):
         raise UsageError(f"{name} takes a tuple of names, got the string {items!r}: write ({items!r},)")
-    for item in items:
+    if not isinstance(items, Iterable):
+        raise UsageError(f"{name} takes a tuple of names, got {items!r}")
+    names: tuple[Any, ...] = tuple(items)
+    for item in names:
         if not isinstance(item, str):
             raise UsageError(f"{name} takes names as text, got {item!r}: write {str(item)!r}")
-    if len(set(items)) < len(items):
-        raise UsageError(f"{name} names something twice: {', '.join(items)}")
-    return tuple(items)
+    if len(set(names)) < len(names):
+        raise UsageError(f"{name} names something twice: {', '.join(names)}")
+    return names
 
 
 def list_tasks() -> tuple[str, ...]:
@@ -108,11 +133,38 @@ def find_task(name: str) -> Task:
     Raises:
         UsageError: for a name that `make` does not know, with the nearest ones.
     """
+    _check_text("a task", name)
     if name.startswith(MJCF):
         return Task(name, 1, 1000, ("pixels", "proprioception"), "0", "return")
     if name not in TASKS:
-        raise unknown("task", name, (*TASKS, "mjcf/PATH"))
+        raise UsageError(f"unknown task {name!r}; {_advice(name)}")
     return TASKS[name]
+
+
+def _advice(name: str) -> str:
+    """What to do about a task that there is not: the nearest ones, or else how many there are of which family.
+
+    >>> _advice("dmc/walker-wlak")
+    'nearest: dmc/walker-walk, dmc/walker-stand, dmc/walker-run'
+    >>> _advice("drawer-opn")
+    'nearest: metaworld/drawer-open, metaworld/drawer-close, metaworld/door-open'
+    >>> _advice("adroit")
+    'adroit has 4 tasks, such as adroit/pen; `robovision demos --list` shows all'
+    """
+    names = (*TASKS, "mjcf/PATH")
+    families = Counter(task.split("/")[0] for task in TASKS)
+    family, _, rest = name.partition("/")
+    known = {task if rest else task.split("/")[1]: task for task in names}
+    near = [known[word] for word in difflib.get_close_matches(name, known, n=3, cutoff=0.6)]
+    if near:
+        return f"nearest: {', '.join(near)}"
+    if family in families:
+        first = next(task for task in TASKS if task.startswith(f"{family}/"))
+        return f"{family} has {families[family]} tasks, such as {first}; `robovision demos --list` shows all"
+    if family == MJCF.strip("/"):
+        return "name your model's file, as in mjcf/arm.xml"
+    numbers = ", ".join(f"{family} ({number})" for family, number in families.items())
+    return f"the families are {numbers} and mjcf/PATH; `robovision demos --list` shows all"
 
 
 def resolve(name: str, options: EnvOptions) -> EnvOptions:
@@ -164,11 +216,19 @@ def make(task: str, options: EnvOptions | None = None, *, seed: int | None = Non
 
     from robovision.envs.env import PixelEnv
 
+    seed = check_seed(seed)
     resolved = resolve(task, with_changes(options, changes))
     env = PixelEnv(task, make_simulation(task), resolved)
     if seed is not None:
         env.np_random, _ = np_random(seed)
     return env
+
+
+def try_out(task: str, options: EnvOptions) -> None:
+    """Raise UsageError, as `make` does, for a task and options that can't be made; nothing is drawn."""
+    from robovision.envs.env import PixelEnv
+
+    PixelEnv(task, make_simulation(task), resolve(task, options), render=False).close()
 
 
 def make_vec(
@@ -193,7 +253,8 @@ def make_vec(
         changes: options by name, on top of `options`.
 
     Raises:
-        UsageError: as `make` does, and for a count or a number of workers below 1.
+        UsageError: as `make` does, for a count or a number of workers that is no whole number from 1 on, and for a
+            timeout that is no number over 0.
     """
     from robovision.envs.vector import PixelVecEnv
 
@@ -206,7 +267,11 @@ def with_changes(options: EnvOptions | None, changes: dict[str, Any]) -> EnvOpti
     for name in changes:
         if name not in names:
             raise unknown("option", name, names)
-    return dataclasses.replace(options or EnvOptions(), **changes)
+    if options is None:
+        return EnvOptions(**changes)
+    if not isinstance(options, EnvOptions):
+        raise UsageError(f"options must be EnvOptions, got {options!r}: write make(task, size=84), say")
+    return dataclasses.replace(options, **changes)
 
 
 def make_simulation(task: str) -> Simulation:

@@ -14,6 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from robovision.envs.stability import UNSTABLE
 from robovision.errors import UsageError
 
 Vector = NDArray[np.float32]
@@ -40,6 +41,7 @@ class Simulation(ABC):
         spectator: the view of videos; a name of the model's cameras, of `cameras`, or a number.
         mount: the LiDAR that the robot carries unless another is asked for.
         geomgroups, rangefinders, mirrors: what the simulator's own pictures show; see `Renderer`.
+        unstable: MuJoCo's warnings that mean that its physics has blown up, which ends the episode.
     """
 
     model: mujoco.MjModel
@@ -56,6 +58,7 @@ class Simulation(ABC):
     geomgroups: tuple[int, ...] | None = None
     rangefinders: bool = True
     mirrors: bool = True
+    unstable: tuple[mujoco.mjtWarning, ...] = UNSTABLE
 
     @abstractmethod
     def reset(self, random: np.random.Generator) -> None:
@@ -63,7 +66,10 @@ class Simulation(ABC):
 
     @abstractmethod
     def step(self, action: Vector) -> tuple[float, bool]:
-        """One control step with an action in -1..1: its reward, and whether the episode has ended by itself."""
+        """One control step with an action in -1..1: its reward, and whether the episode has ended by itself.
+
+        If the physics blows up meanwhile, what is returned doesn't count.
+        """
 
     @abstractmethod
     def proprioception(self) -> Vector:

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from robovision.devices import cpu_count
 from robovision.envs.env import Observation, PixelEnv
-from robovision.envs.registry import EnvOptions, make_simulation, resolve
+from robovision.envs.registry import EnvOptions, check_seed, make_simulation, resolve, whole
 from robovision.envs.vector_worker import Infos, Layout, Plan, serve
 from robovision.envs.workers import Raised, spawn
 from robovision.errors import UsageError
@@ -56,7 +56,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
 
     Raises:
         UsageError: as `make` does; for actions of wrong shape or with NaN, naming the index; when three workers
-            in a row are lost without finishing a step.
+            in a row are lost without finishing a step; after close.
     """
 
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -71,12 +71,14 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         workers: int | None = None,
         timeout: float = 60.0,
     ) -> None:
+        count = whole("the number of environments", count)
         if count < 1:
             raise UsageError(f"there must be at least 1 environment, got {count}")
-        if workers is not None and workers < 1:
+        if workers is not None and whole("the number of workers", workers) < 1:
             raise UsageError(f"there must be at least 1 worker process, got {workers}")
-        if not timeout > 0:
-            raise UsageError(f"a worker's timeout must be over 0 seconds, got {timeout}")
+        if not (isinstance(timeout, (int, float)) and timeout > 0):
+            raise UsageError(f"a worker's timeout must be over 0 seconds, got {timeout!r}")
+        seed = check_seed(seed)
         options = resolve(task, options)
         example = PixelEnv(task, make_simulation(task), options, render=False)
         self.num_envs = count
@@ -103,13 +105,7 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, Infos]:
         first, self._first_seed = self._first_seed, None
-        seed = first if seed is None else seed
-        if isinstance(seed, int):
-            self._seed = seed
-            seed = [seed + k for k in range(self.num_envs)]
-        if seed is not None and len(seed) != self.num_envs:
-            raise UsageError(f"there must be a seed for each of {self.num_envs} environments, got {len(seed)}")
-        seeds = list(seed) if seed is not None else [None] * self.num_envs
+        seeds = self._seeds(first if seed is None else seed)
         lost = True
         while lost:  # _replace raises when it goes on like this
             infos, lost = self._ask(("reset", seeds))
@@ -145,12 +141,28 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             worker.process.kill()
             worker.process.join()
 
+    def _seeds(self, seed: Any) -> list[int | None]:
+        """A seed for each environment."""
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, (Sequence, np.ndarray)) and not isinstance(seed, str):
+            if len(seed) != self.num_envs:
+                raise UsageError(f"there must be a seed for each of {self.num_envs} environments, got {len(seed)}")
+            return [check_seed(one) for one in seed]
+        number = check_seed(seed)
+        assert number is not None
+        self._seed = number
+        return [number + k for k in range(self.num_envs)]
+
     def _observations(self) -> Observation:
         return {name: self._views[name].copy() for name in self._names}
 
     def _checked(self, actions: Arrays) -> NDArray[np.float32]:
-        actions = np.asarray(actions, np.float32)
         expected = self._views["action"].shape
+        try:
+            actions = np.asarray(actions, np.float32)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"actions must be numbers of shape {expected}, got {actions!r}") from error
         if actions.shape != expected:
             raise UsageError(f"actions must have shape {expected}, got {actions.shape}")
         bad = np.argwhere(~np.isfinite(actions))
@@ -161,6 +173,8 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
 
     def _ask(self, message: tuple[str, Any]) -> tuple[Infos, bool]:
         """Send a message to every worker and wait for all answers; replaces the workers that are lost."""
+        if self.closed:
+            raise UsageError("this environment is closed: make a new one")
         for worker in self._workers:
             worker.deadline = max(worker.deadline, time.monotonic() + self._timeout)
             self._tell(worker, message)

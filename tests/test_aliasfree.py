@@ -45,14 +45,14 @@ def decibels(function: Callable[[Tensor], Tensor], maps: Tensor, cell: float = 1
     return 10 * math.log10(peak**2 / float((found - expected).square().mean()))
 
 
-def stack(finer: int) -> nn.Sequential:
+def stack(finer: int, cutoff: float = 1.0, seed: int = 0, channels: int = 4) -> nn.Sequential:
     """Eight convolutions with SiLU on the torus, of He's gain; `finer` is the nonlinearity's grid, 1: plain."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     layers: list[nn.Module] = []
     for _ in range(8):
-        convolution = nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")
+        convolution = nn.Conv2d(channels, channels, 3, padding=1, padding_mode="circular")
         nn.init.kaiming_normal_(convolution.weight)
-        layers += [convolution, FilteredActivation(functional.silu, finer) if finer > 1 else nn.SiLU()]
+        layers += [convolution, nn.SiLU() if finer == 1 else FilteredActivation(functional.silu, finer, cutoff=cutoff)]
     return nn.Sequential(*layers).double()
 
 
@@ -68,6 +68,20 @@ def test_the_gates() -> None:
         side = noise(side=60)
         assert decibels(IdealDownsample(factor), side, factor) > 100
         assert decibels(IdealUpsample(factor), side, 1 / factor) > 100
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_stack_on_twice_the_grid_passes_with_a_lower_cutoff(seed: int) -> None:
+    plain, filtered = (decibels(stack(2, cutoff, seed, channels=16), noise(16)) for cutoff in (1.0, 0.8))
+    assert filtered > 57 > plain
+
+
+def test_a_cutoff_leaves_out_what_lies_above() -> None:
+    x = torch.arange(40).double()
+    low, high = ((2 * math.pi * k * (x + 0.5) / 40).cos().expand(1, 1, 40, 40) for k in (7, 9))
+    down = IdealDownsample(2, 0.8)  # of 10, the limit of 20 pixels
+    assert torch.allclose(down(low), IdealDownsample(2)(low), atol=1e-12)
+    assert float(down(high).abs().max()) < 1e-12 < float(IdealDownsample(2)(high).abs().max())
 
 
 def test_ideal_resampling_keeps_waves_and_their_places() -> None:
@@ -104,6 +118,10 @@ def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold
 
 
 def test_wrong_factors_and_sides_are_told() -> None:
+    with pytest.raises(UsageError, match=r"above 0 and at most 1, got 1\.5"):
+        IdealDownsample(2, 1.5)
+    with pytest.raises(UsageError, match="a Kaiser filter has no cutoff"):
+        FilteredActivation(leaky, filter="kaiser", cutoff=0.5)
     with pytest.raises(UsageError, match="at least 1, got 0"):
         IdealUpsample(0)
     with pytest.raises(UsageError, match="maps of 9 x 8 can't be made 2 times as coarse"):

@@ -61,6 +61,9 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--encoder.weights", "none.safetensors"], "there is no weight file"),
         (["demos", "--workers", "-1"], "--workers must not be negative, got -1"),
         (["train", "--encoder.name", "clip-vit-b16"], "robovision weights fetch clip-vit-b16"),
+        (["train", "--encoder", "dualtoken-vit-t", "--env.size", "50"], "multiple of the patch, 32 pixels, got 50"),
+        (["train", "--encoder", "nat-mini", "--env.size", "64"], "at least 224 pixels for nat-mini, got 64"),
+        (["train", "--encoder", "nat-mini", "--encoder.adapter", "coin"], "use --encoder.adapter none"),
         (["train", "--encoder.name", "r3m-resnet50"], "r3m-resnet50 is a ResNet: use --encoder.adapter none"),
         (["train", "--encoder.name", "dinov2-vit-s14"], "multiple of the patch, 14 pixels, got 64; nearest: 56 and 70"),
         (["weights", "fetch"], "say which weights to fetch"),
@@ -77,6 +80,29 @@ def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], mess
     assert code == 2, output
     assert message in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["demos", "dmc/walker-walk", "--env.cameras", "bak"], "unknown camera 'bak'; nearest: back"),
+        (["demos", "dmc/walker-walk", "--env.no-show-goal"], "show_goal=False is for MetaWorld's tasks"),
+        (["train", "--env.cameras", "corner9"], "unknown camera 'corner9'; nearest: corner"),
+        (["train", "--data", "nowhere"], "holds no demonstrations"),
+        (["rl", "--task", "dmc/walker-walk", "--env.cameras", "bak"], "unknown camera 'bak'; nearest: back"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main([*arguments, "--out", "there"]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_resumed_run_keeps_its_options(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from robovision.encoders.base import Encoder
 from robovision.encoders.build import build
 from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn, SpatialPrior
+from robovision.encoders.dualtoken import DualTokenSize, DualTokenViT
 from robovision.encoders.lookhere import LookHere
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.nat import NAT, NATSize
@@ -65,6 +66,7 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
     "SpatialPrior, alias-free": lambda: (SpatialPrior(16, 4, quarter_map=False, aliasfree=True), image(160)),
     "LookHere": lambda: (LookHere(ViTSize(48, 2, 12), 8, scale=1.0), image(64)),
     "NAT": lambda: (NAT(NATSize(16, 2, (1, 1), 2, kernel=3)), image(96)),
+    "DualToken-ViT": lambda: (DualTokenViT(DualTokenSize((8, 16, 24), (1, 1, 1), (2, 2, 2))), image(128)),
     "SMoE": lambda: (SMoE(64), image(64)),
     "SpatialMixture": lambda: (SpatialMixture(3, 2, (12, 12)), image(12)),
     "Swin": lambda: (Swin(SwinSize(8, 2, (2, 2), window=4)), image(64)),

@@ -165,9 +165,14 @@ SHORT = DemoOptions(episodes=2, seed=1, noise=0.1, env=dataclasses.replace(TINY_
 def test_a_recording_that_never_began_is_in_nobodys_way(tmp_path: Path) -> None:
     wrong = dataclasses.replace(OPTIONS, env=dataclasses.replace(TINY_ENV, cameras=("corner9",)))
     with pytest.raises(UsageError, match="unknown camera 'corner9'"):
-        collect(wrong, tmp_path, 1)
+        collect(wrong, tmp_path / "refused", 1)
+    hopeless = dataclasses.replace(OPTIONS, episodes=1, keep_failures=False)
+    with pytest.raises(UsageError, match="failed at 10 starts"):
+        collect(hopeless, tmp_path / "failed", 1)
+    assert not list(tmp_path.iterdir())
+    prepare(hopeless, tmp_path)  # killed here, say
     prepare(OPTIONS, tmp_path)
-    assert read_metadata(tmp_path)["robovision"]["env"]["cameras"] == ["top_cap2"]
+    assert read_metadata(tmp_path)["robovision"]["keep_failures"] == OPTIONS.keep_failures
 
 
 def test_failures_are_not_recorded_whatever_the_number_of_workers(tmp_path: Path) -> None:

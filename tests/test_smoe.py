@@ -22,7 +22,7 @@ def test_the_encoder_keeps_the_contract_at_its_size_only() -> None:
         SMoE(64)(torch.zeros(1, 3, 96, 64))
 
 
-@pytest.mark.parametrize("routing", ["published", "straight"])
+@pytest.mark.parametrize("routing", ["published", "straight", "sampled"])
 def test_each_place_has_its_best_experts(routing: str) -> None:
     torch.manual_seed(0)
     layer = SpatialMixture(2, 3, (4, 5), 3, 1, routing=routing).eval()  # type: ignore[arg-type]
@@ -66,6 +66,20 @@ def test_straight_through_gates_follow_the_loss() -> None:
     with torch.no_grad():
         off = layer.eval()(maps) - wanted * maps
     assert float(off.square().mean()) < 0.1 * float(maps.square().mean())
+
+
+def test_sampled_gates_draw_experts_by_their_probability_and_only_in_training() -> None:
+    torch.manual_seed(0)
+    layer = SpatialMixture(1, 1, (100, 100), 3, 1, kernel=1, routing="sampled")
+    with torch.no_grad():
+        layer.conv.weight.zero_()
+        layer.conv.bias.copy_(torch.tensor([1.0, 10.0, 100.0]))  # type: ignore[union-attr]
+        layer.gate.copy_(torch.tensor([0.6, 0.3, 0.1]).log()[:, None, None].expand_as(layer.gate))
+        drawn = layer.train()(torch.zeros(1, 1, 100, 100)).round()
+        assert [float((drawn == value).float().mean()) for value in (1, 10, 100)] == pytest.approx(
+            [0.6, 0.3, 0.1], abs=0.02
+        )
+        assert (layer.eval()(torch.zeros(1, 1, 100, 100)).round() == 1).all()
 
 
 def test_wrong_numbers_and_grids_are_told() -> None:

@@ -11,7 +11,7 @@ import pytest
 from robovision.envs import make, make_vec
 from robovision.envs.vector import PixelVecEnv
 from robovision.errors import UsageError
-from tests.test_envs import ARM
+from tests.test_mjcf import ARM
 
 TINY: dict[str, Any] = {
     "size": 24,
@@ -108,7 +108,7 @@ def test_an_exception_inside_a_worker_is_raised_here_and_the_others_stay_in_step
     )
     envs = make_vec(f"mjcf/{path}", 2, workers=2, observe=("state",))
     envs.reset(seed=0)
-    with pytest.raises(RuntimeError, match="ZeroDivisionError"):
+    with pytest.raises(UsageError, match=r"arm.py: reward\(\) failed in line 4: ZeroDivisionError"):
         envs.step(np.array([[1.0], [0.0]], np.float32))
     _, rewards, *_ = envs.step(np.zeros((2, 1), np.float32))
     assert rewards.tolist() == [1.0, 1.0]

@@ -52,6 +52,8 @@ CASES = (
     Case("nat-mini", 224, 8),
     Case("swin-tiny", 224, 8),
     Case("coswin-tiny", 224, 8),
+    Case("dualtoken-vit-t", 224, 8),
+    Case("dualtoken-vit-s", 224, 8),
     Case("smoe", 224, 8),
 )
 """The first is what `robovision train` trains; vit-base is what CoIn's overhead is judged by."""

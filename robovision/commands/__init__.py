@@ -32,6 +32,13 @@ def check_workers(workers: int) -> None:
         raise UsageError(f"--workers must not be negative, got {workers}")
 
 
+def process_count(workers: int, ray: str | None, jobs: int) -> int:
+    """`--workers` with 0 as what it means: as many as there are cores here, or in the cluster, which limits them."""
+    from robovision.devices import cpu_count
+
+    return workers or (cpu_count() if ray is None else jobs)
+
+
 def check_resumed(differing: Sequence[str], out: Path | None) -> None:
     """Raise UsageError if a resumed run was given other options, or another folder."""
     changed = [*differing, *(["--out: a resumed run stays in its folder"] if out else [])]

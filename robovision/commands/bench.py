@@ -285,6 +285,7 @@ CLAIMS = """Try published claims at small scale: does it hold here? Minutes each
   lookhere   from 8 x 8 to 16 x 16 tokens, beside learned and sine-cosine positions
   nat        labels that change under a shift by a pixel, beside Swin's windows
   coswin     500 samples, beside Swin without the convolutions
+  dualtoken  DualToken-ViT beside ViT-Tiny: accuracy, and the time of a core
   smoe       heat diffusion that depends on the place, beside a convolutional network
   jitter     a keypoint that glides by 1/8 pixel, with CoIn's stem plain and alias-free
 

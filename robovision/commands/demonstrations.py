@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from robovision.commands import Command, check_workers
+from robovision.commands import Command, check_workers, process_count
 from robovision.envs.demos import DemoOptions
 
 DEMOS = """Record demonstrations of a task by its expert, as a Minari dataset.
@@ -40,7 +40,9 @@ class Demos:
     list: bool = False
     """Print the tasks and stop."""
     workers: int = 0
-    """Processes that simulate; 0: as many as there are cores."""
+    """Processes that simulate; 0: as many as there are cores, here or in the cluster."""
+    ray: str | None = None
+    """Simulate on a Ray cluster: its address, as `auto`, or `local` for one of this machine's cores."""
     out: Path | None = None
     """The folder; by default demos/ and the task's name and -v0. One that was interrupted goes on."""
 
@@ -63,7 +65,6 @@ class Export:
 def _demos(options: Demos) -> int:
     from tqdm import tqdm
 
-    from robovision.devices import cpu_count
     from robovision.envs.demos import collect, summarise, table
     from robovision.envs.minari_dataset import data_folder, dataset_id
     from robovision.progress import move
@@ -73,7 +74,8 @@ def _demos(options: Demos) -> int:
         return 0
     path = options.out or Path("demos") / dataset_id(options.options.task)
     with tqdm(total=options.options.episodes, desc="demonstrations", unit="episode") as bar:
-        lost = collect(options.options, path, options.workers or cpu_count(), lambda done: move(bar, done))
+        workers = process_count(options.workers, options.ray, options.options.episodes)
+        lost = collect(options.options, path, workers, lambda done: move(bar, done), options.ray)
     print(f"{summarise(path, options.options.episodes)}; {lost} simulator workers lost\nMinari     {data_folder(path)}")
     return 0
 

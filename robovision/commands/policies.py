@@ -16,7 +16,8 @@ import tyro
 
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
-from robovision.commands import Command, check_resumed, check_workers, named, program, resumed_path
+from robovision.commands import Command, check_resumed, check_workers, named, process_count, program, resumed_path
+from robovision.encoders.names import ENCODERS
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 from robovision.types import Metric
@@ -70,7 +71,9 @@ class Evaluate:
     horizon: int | None = None
     """Steps an episode; by default as in training."""
     workers: int = 0
-    """Processes that simulate; 0: as many as there are cores."""
+    """Processes that simulate; 0: as many as there are cores, here or in the cluster."""
+    ray: str | None = None
+    """Play on a Ray cluster: its address, as `auto`, or `local` for one of this machine's cores."""
     out: Path | None = None
     """Folder for results, CSV and video; by default a new one inside the run folder. Only for a single run."""
 
@@ -108,7 +111,7 @@ def _train(options: Train) -> int:
 def _run(options: Train) -> tuple[Run, TrainConfig]:
     """The run folder, which the first of several processes makes, and its config."""
     from robovision.agents import distributed
-    from robovision.agents.train import disk_space, resolve
+    from robovision.agents.train import create, resolve
 
     if options.resume is not None:
         run = Run.open(options.resume)
@@ -119,7 +122,7 @@ def _run(options: Train) -> tuple[Run, TrainConfig]:
     path = Path(distributed.agree(str(options.out or _new_folder(Path("runs"), config.task, config.seed))))
     with distributed.first_alone():
         first = distributed.rank() == 0
-        run = Run.create(path, "train", config, disk_space(config)) if first else Run.open(path)
+        run = create(path, config) if first else Run.open(path)
     return run, config
 
 
@@ -132,10 +135,10 @@ def _evaluate(options: Evaluate) -> int:
         config = _trial(run, options)
         out = options.out or path / "evaluations" / _evaluation_name(options)
         if options.checkpoint == "all":
-            _show(evaluate_checkpoints(run, config, out))
+            _show(evaluate_checkpoints(run, config, out, options.ray))
             print(f"\ncurve      {out / 'checkpoints.png'}\nnumbers    {out / 'checkpoints.csv'}")
             return 0
-        judged.append((config.task, evaluate_run(run, config, options.checkpoint, out)))
+        judged.append((config.task, evaluate_run(run, config, options.checkpoint, out, options.ray)))
         if len(options.runs) > 1:
             print(f"{path}")
         _show(judged[-1][1].metrics())
@@ -148,13 +151,11 @@ def _evaluate(options: Evaluate) -> int:
 
 def _trial(run: Run, options: Evaluate) -> TrainConfig | RLConfig:
     """The run's config with the episodes that are asked for."""
-    from robovision.devices import cpu_count
-
     config = run.config(RLConfig) if run.job == "rl" else run.config(TrainConfig)
     return dataclasses.replace(
         config,
         seed=options.seed,
-        workers=options.workers or cpu_count(),
+        workers=process_count(options.workers, options.ray, options.episodes),
         env=config.env if options.horizon is None else dataclasses.replace(config.env, horizon=options.horizon),
         evaluation=dataclasses.replace(config.evaluation, episodes=options.episodes),
     )
@@ -166,12 +167,18 @@ def _show(metrics: Sequence[Metric]) -> None:
 
 
 def _defaults(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run; with S-TREK, which is fixed, no adapter."""
+    """The defaults of `train`: with --resume, those of the run; no adapter where it is no ViT, such as nat-mini."""
     path = resumed_path(arguments)
     if path is not None:
         return Train(config=Run.open(path).config(TrainConfig), resume=path)
-    if named(arguments, "--encoder.name") == "strek":
+    name = named(arguments, "--encoder.name")
+    if name == "strek":
         return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
+    spec = ENCODERS.get(name) if name is not None else None
+    if name is not None and spec is not None and not spec.is_vit and not spec.needs_weights:
+        env = TrainConfig().env
+        large = dataclasses.replace(env, size=max(env.size, spec.smallest))
+        return Train(config=TrainConfig(encoder=EncoderOptions(name, adapter="none"), env=large))
     return Train()
 
 

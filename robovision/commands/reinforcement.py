@@ -46,8 +46,11 @@ def _rl(options: Reinforce) -> int:
         from robovision.agents.reinforcement.train import Training, disk_space, resolve
     except ModuleNotFoundError as error:
         raise UsageError(f"robovision rl needs {error.name}: pip install 'robovision[rl]'") from error
+    from robovision.envs.registry import try_out
+
     if options.resume is None:
         config = resolve(options.config)
+        try_out(config.task, config.env)
         run = Run.create(options.out or _new_folder(config), "rl", config, disk_space(config))
     else:
         run = Run.open(options.resume)

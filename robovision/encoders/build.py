@@ -9,6 +9,8 @@ from robovision.encoders.adapters import adapt, adapter_parameters
 from robovision.encoders.base import Encoder
 from robovision.encoders.cnn import CNN
 from robovision.encoders.coin import CoIn
+from robovision.encoders.dualtoken import SIZES as DUAL_SIZES
+from robovision.encoders.dualtoken import DualTokenViT
 from robovision.encoders.lookhere import LookHere
 from robovision.encoders.names import Adapter, EncoderSpec, check_adapter, check_image_size, find_spec
 from robovision.encoders.nat import NAT
@@ -85,6 +87,8 @@ def _other(spec: EncoderSpec, image_size: int) -> Encoder:
             return NAT(NAT_SIZES[size], normalisation)
         case "swin" | "coswin":
             return Swin(SWIN_SIZES[size], family == "coswin", normalisation)
+        case "dualtoken":
+            return DualTokenViT(DUAL_SIZES[size], normalisation)
         case "smoe":
             return SMoE(image_size, normalisation)
         case "cnn":

@@ -71,6 +71,8 @@ ENCODERS: dict[str, EncoderSpec] = {
     "nat-base": EncoderSpec("nat-base", 32, smallest=224),
     "swin-tiny": EncoderSpec("swin-tiny", 32),
     "coswin-tiny": EncoderSpec("coswin-tiny", 32),
+    "dualtoken-vit-t": EncoderSpec("dualtoken-tiny", 32),
+    "dualtoken-vit-s": EncoderSpec("dualtoken-small", 32),
     "smoe": EncoderSpec("smoe"),
     "clip-vit-b32": EncoderSpec("vit-base", 32, "clip", "clip", hub="openai/clip-vit-base-patch32"),
     "clip-vit-b16": EncoderSpec("vit-base", 16, "clip", "clip", hub="openai/clip-vit-base-patch16"),

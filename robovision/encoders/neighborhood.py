@@ -3,9 +3,14 @@
 Each token attends to the k x k tokens around it; next to a border the window stays whole and shifts inwards. Time and
 memory are linear in the number of tokens: queries are taken in square tiles, and each tile attends, by fused
 attention with a mask, to the tokens that its windows cover.
+
+On an NVIDIA GPU natten's kernels are used if it is installed and there is no relative position bias, which natten has
+none of since 0.20. Everything else is computed here.
 """
 
 from __future__ import annotations
+
+import importlib.util
 
 import torch
 from torch import Tensor, nn
@@ -24,12 +29,13 @@ class NeighborhoodAttention(nn.Module):
         width: channels D.
         heads: attention heads.
         kernel: side k of the neighbourhood in cells, odd.
+        relative_bias: whether offsets have a learned bias; without it natten can be used.
 
     Raises:
         UsageError: for an even kernel, or a width that the heads don't divide; in use, for maps smaller than k x k.
     """
 
-    def __init__(self, width: int, heads: int, kernel: int = 7) -> None:
+    def __init__(self, width: int, heads: int, kernel: int = 7, relative_bias: bool = True) -> None:
         super().__init__()
         if kernel < 1 or kernel % 2 == 0:
             raise UsageError(f"the kernel of a neighbourhood must be odd, got {kernel}")
@@ -38,15 +44,16 @@ class NeighborhoodAttention(nn.Module):
         self.heads = heads
         self.kernel = kernel
         self.qkv = nn.Linear(width, 3 * width)
-        self.rpb = nn.Parameter(torch.zeros(heads, 2 * kernel - 1, 2 * kernel - 1))
+        self.rpb = nn.Parameter(torch.zeros(heads, 2 * kernel - 1, 2 * kernel - 1)) if relative_bias else None
         self.proj = nn.Linear(width, width)
-        nn.init.trunc_normal_(self.rpb, std=0.02)
+        if self.rpb is not None:
+            nn.init.trunc_normal_(self.rpb, std=0.02)
 
     def forward(self, maps: Tensor) -> Tensor:
         batch, rows, columns, width = maps.shape
         check_window(self.kernel, rows, columns)
         q, k, v = self.qkv(maps).view(batch, rows, columns, 3, self.heads, -1).permute(3, 0, 4, 1, 2, 5)
-        seen = neighborhood_attention(q, k, v, self.rpb)
+        seen = neighborhood_attention(q, k, v, self.rpb, self.kernel)
         return self.proj(seen.permute(0, 2, 3, 1, 4).reshape(batch, rows, columns, width))  # type: ignore[no-any-return]
 
 
@@ -59,15 +66,36 @@ def check_window(kernel: int, rows: int, columns: int) -> None:
         )
 
 
-def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+def neighborhood_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, kernel: int) -> Tensor:
     """What each query sees of its neighbourhood: softmax(q k / sqrt(d) + bias) v.
 
     Args:
         q: queries [B, heads, H, W, d]; k and v alike.
-        bias: [heads, 2 k - 1, 2 k - 1], by the key's row and column less the query's; the middle is the query itself.
+        bias: [heads, 2 kernel - 1, 2 kernel - 1], by the key's row and column less the query's; the middle is the
+            query itself. None: no bias.
+        kernel: side of the neighbourhood.
     """
+    if bias is None and _on_gpu(q) and importlib.util.find_spec("natten") is not None:
+        return by_natten(q, k, v, kernel)
+    table = q.new_zeros(q.shape[1], 2 * kernel - 1, 2 * kernel - 1) if bias is None else bias
+    return _in_tiles(q, k, v, table, kernel)
+
+
+def by_natten(q: Tensor, k: Tensor, v: Tensor, kernel: int) -> Tensor:
+    """`neighborhood_attention` without bias by natten, which must be installed; its layout is [B, H, W, heads, d]."""
+    from natten import na2d  # type: ignore[import-not-found]  # optional
+
+    seen: Tensor = na2d(*(x.permute(0, 2, 3, 1, 4).contiguous() for x in (q, k, v)), kernel_size=kernel)
+    return seen.permute(0, 3, 1, 2, 4)
+
+
+def _on_gpu(maps: Tensor) -> bool:
+    return maps.is_cuda
+
+
+def _in_tiles(q: Tensor, k: Tensor, v: Tensor, bias: Tensor, kernel: int) -> Tensor:
+    """The same in plain torch."""
     batch, heads, rows, columns, width = q.shape
-    kernel = (bias.shape[-1] + 1) // 2
     down, right = (_Axis(side, kernel, q.device) for side in (rows, columns))
     tiles = len(down.queries) * len(right.queries)
     queries = _tiles(q, down.queries, right.queries).reshape(batch, heads * tiles, -1, width)

@@ -3,10 +3,12 @@
 One convolution gives the planes of all experts; a learned gate for each place chooses `chosen` of them. What a place
 learns it learns for that place: for fixed cameras and grids that always show the same region.
 
-The gates are learned in one of two ways. `routing="published"`: a gate gets no gradient from the loss, but is taught to
-tell places where its expert is right (small error signal) from those where it is not, and experts do not learn from
+The gates are learned in one of three ways. `routing="published"`: a gate gets no gradient from the loss, but is taught
+to tell places where its expert is right (small error signal) from those where it is not, and experts do not learn from
 wrong places. `routing="straight"`: gates follow the loss, whose gradient passes to them as if a softmax over all
-experts had weighted their planes (straight-through). `robovision bench claims smoe` compares them.
+experts had weighted their planes (straight-through). `routing="sampled"`: as that, and while training the experts
+are drawn with the probabilities of that softmax (Gumbel noise; Jang et al., ICLR 2017), so that none stays out because
+it was worse at first. `robovision bench claims smoe` compares them.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Tokens
 from robovision.symmetry.groups import shifts, turns
 
-Routing = Literal["published", "straight"]
+Routing = Literal["published", "straight", "sampled"]
 QUANTILE = 0.3
 """Of the error signal of a sample: what lies above it is wrong."""
 ROUTING_EPS = 1e-5
@@ -84,12 +86,18 @@ class SpatialMixture(nn.Module):
 
     def selected(self) -> Tensor:
         """1 for the experts that each place has, else 0: [experts, rows, columns]."""
-        best = self.gate.topk(self.chosen, dim=0).indices
-        return torch.zeros_like(self.gate).scatter_(0, best, 1.0).detach()
+        return self._best(self.gate.detach())
+
+    def _best(self, gate: Tensor) -> Tensor:
+        """1 for the experts of the highest gates at each place, else 0."""
+        return torch.zeros_like(gate).scatter_(0, gate.topk(self.chosen, dim=0).indices, 1.0)
 
     def _weights(self) -> Tensor:
         """How much each expert counts at each place; to straight-through gates passes the gradient of the softmax."""
-        selected = self.selected() / self.chosen
+        gate = self.gate.detach()
+        if self.training and self.routing == "sampled":
+            gate = gate - torch.empty_like(gate).exponential_().log()  # less the logarithm: Gumbel noise
+        selected = self._best(gate) / self.chosen
         if self.routing == "published":
             return selected
         soft = self.gate.softmax(0)

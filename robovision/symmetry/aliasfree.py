@@ -61,13 +61,21 @@ class IdealUpsample(nn.Module):
 class IdealDownsample(nn.Module):
     """Maps `factor` times as coarse, everything above the coarse grid's limit left out before.
 
+    Args:
+        factor: how many times coarser.
+        cutoff: share of the coarse grid's limit that is kept; below 1, what the next nonlinearity makes of the highest
+            frequencies is not there to fold back.
+
     Raises:
-        UsageError: for a factor below 1; in use, for sides that the factor does not divide.
+        UsageError: for a factor below 1 or a cutoff outside 0..1; in use, for sides that the factor does not divide.
     """
 
-    def __init__(self, factor: int = 2) -> None:
+    def __init__(self, factor: int = 2, cutoff: float = 1.0) -> None:
         super().__init__()
+        if not 0 < cutoff <= 1:
+            raise UsageError(f"the cutoff must be above 0 and at most 1, got {cutoff:g}")
         self.factor = _check_factor(factor)
+        self.cutoff = cutoff
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         return (Symmetry(cyclic_shifts(0.125, 1.0, 3.3), "exact", outputs=Image(self.factor)),)
@@ -77,7 +85,7 @@ class IdealDownsample(nn.Module):
         offset = (self.factor - 1) / 2
         centred = fourier_shift(maps, -offset, -offset) if offset else maps
         rows, columns = (side // self.factor for side in maps.shape[-2:])
-        return _resample(_resample(centred, -2, rows), -1, columns)
+        return _resample(_resample(centred, -2, rows, self.cutoff), -1, columns, self.cutoff)
 
 
 class KaiserUpsample(nn.Module):
@@ -137,6 +145,11 @@ class FilteredActivation(nn.Module):
         factor: how much finer the grid is that it acts on.
         filter: `ideal` or `kaiser`.
         border: of the Kaiser filter.
+        cutoff: share of the frequencies that the ideal filter keeps; eight layers reach 55 dB with 0.8 of them on the
+            grid twice as fine, with all of them on that four times as fine.
+
+    Raises:
+        UsageError: for a factor below 1, or a cutoff that is not in 0..1 or that a Kaiser filter would not heed.
     """
 
     def __init__(
@@ -145,12 +158,15 @@ class FilteredActivation(nn.Module):
         factor: int = 2,
         filter: Filter = "ideal",  # noqa: A002 (the field's word)
         border: Literal["zeros", "circular"] = "zeros",
+        cutoff: float = 1.0,
     ) -> None:
         super().__init__()
         self.activation = activation
         ideal = filter == "ideal"
+        if not ideal and cutoff != 1:
+            raise UsageError(f"a Kaiser filter has no cutoff to choose, got {cutoff:g}: use filter='ideal'")
         self.up = IdealUpsample(factor) if ideal else KaiserUpsample(factor, border)
-        self.down = IdealDownsample(factor) if ideal else KaiserDownsample(factor, border)
+        self.down = IdealDownsample(factor, cutoff) if ideal else KaiserDownsample(factor, border)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Exact for whole pixels on the torus; for fractions as good as the grid is fine."""
@@ -184,13 +200,13 @@ def kaiser_kernel(factor: int) -> Tensor:
     return (kernel / kernel.sum()).float()
 
 
-def _resample(maps: Tensor, axis: int, wanted: int) -> Tensor:
+def _resample(maps: Tensor, axis: int, wanted: int, cutoff: float = 1.0) -> Tensor:
     """Maps of another length along an axis, by its Fourier coefficients; what neither grid holds is 0."""
     length = maps.shape[axis]
-    if length == wanted:
+    if length == wanted and cutoff == 1:
         return maps
     coefficients = torch.fft.rfft(maps, dim=axis)
-    kept = (min(length, wanted) + 1) // 2
+    kept = min((min(length, wanted) + 1) // 2, 1 + int(cutoff * min(length, wanted) / 2))
     coefficients = coefficients.narrow(axis, 0, kept)
     resampled: Tensor = torch.fft.irfft(coefficients, n=wanted, dim=axis) * (wanted / length)
     return resampled

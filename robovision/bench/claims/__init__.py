@@ -1,3 +1,3 @@
 """Published claims tried at small scale, each a module with `run(progress)` and `count()`."""
 
-NAMES = ("dsd", "lookhere", "nat", "coswin", "smoe", "jitter")
+NAMES = ("dsd", "lookhere", "nat", "coswin", "dualtoken", "smoe", "jitter")

@@ -29,17 +29,17 @@ SIZE = SwinSize(32, 2, (2, 2), window=4)
 KINDS = ("Swin", "CoSwin")
 
 
-def draw(count: int, glyphs: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Pictures [count, 3, SIDE, SIDE] in 0..1 and which of the glyphs [GLYPHS, 5, 5] each shows."""
+def draw(count: int, glyphs: Tensor, generator: torch.Generator, side: int = SIDE) -> tuple[Tensor, Tensor]:
+    """Pictures [count, 3, side, side] in 0..1 and which of the glyphs [GLYPHS, 5, 5] each shows."""
     classes = torch.randint(GLYPHS, (count,), generator=generator)
     size = 0.35 + 0.15 * torch.rand(count, generator=generator)
     centre = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - size[:, None])
-    axis = torch.linspace(-1, 1, SIDE)
+    axis = torch.linspace(-1, 1, side)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     where = (torch.stack([x, y], dim=-1) - centre[:, None, None]) / size[:, None, None, None]
     shown = functional.grid_sample(glyphs[classes][:, None], where, align_corners=False)
     contrast = 0.6 + 0.8 * torch.rand(count, 1, 1, 1, generator=generator)
-    grey = 0.5 + 0.15 * contrast * shown + 0.12 * torch.randn(count, 1, SIDE, SIDE, generator=generator)
+    grey = 0.5 + 0.15 * contrast * shown + 0.12 * torch.randn(count, 1, side, side, generator=generator)
     return grey.clamp(0, 1).expand(-1, 3, -1, -1), classes
 
 
