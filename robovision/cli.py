@@ -18,6 +18,7 @@ from robovision.commands import (
     doctor,
     keypoints,
     lidar,
+    lidar_pretrain,
     lidar_symmetry,
     policies,
     pretrain,
@@ -38,7 +39,7 @@ commands:
   evaluate   play episodes with a trained policy
   export     write a policy as ONNX or a torch program
   push       upload a policy to the Hugging Face Hub
-  pretrain   pretrain an encoder on images without labels
+  pretrain   pretrain an encoder on images or a LiDAR backbone on sweeps, without labels
   demos      record demonstrations, list the tasks, export to LeRobot
   keypoints  extract, match, evaluate, export and train keypoints
   lidar      detect objects in point clouds, train and evaluate detectors, simulate a LiDAR, view clouds
@@ -60,6 +61,7 @@ COMMANDS: dict[str, Command] = {
     **reinforcement.COMMANDS,
     **use.COMMANDS,
     **pretrain.COMMANDS,
+    **lidar_pretrain.COMMANDS,
     **demonstrations.COMMANDS,
     **keypoints.COMMANDS,
     **lidar.COMMANDS,

@@ -35,18 +35,18 @@ class Drive:
     clouds: tuple[Path, ...]
 
 
-def find_sequences(folders: Sequence[Path]) -> list[Drive]:
+def find_sequences(folders: Sequence[Path], labelled: bool = True) -> list[Drive]:
     """The sequences in folders: one with `velodyne` in it is one, else those with it one level below.
 
     Raises:
-        UsageError: for a folder without any, or sweeps without labels.
+        UsageError: for a folder without any, or, where they are asked for, sweeps without labels.
     """
     found = []
     for folder in folders:
         places = [folder] if (folder / "velodyne").is_dir() else sorted(p.parent for p in folder.glob("*/velodyne"))
         if not places:
             raise UsageError(f"{folder} holds no sequence: neither it nor a folder in it has a folder velodyne")
-        found += [_sequence(place) for place in places]
+        found += [_sequence(place, labelled) for place in places]
     return found
 
 
@@ -143,10 +143,10 @@ def _square(projection: Array) -> Array:
     return np.concatenate([projection, [[0.0, 0, 0, 1]]])
 
 
-def _sequence(folder: Path) -> Drive:
+def _sequence(folder: Path, labelled: bool) -> Drive:
     clouds = tuple(sorted(p for p in (folder / "velodyne").iterdir() if p.name.lower().endswith(tuple(FORMATS))))
     if not clouds:
         raise UsageError(f"{folder / 'velodyne'} holds no point clouds; their names end with {', '.join(FORMATS)}")
-    if not (folder / "label_2").is_dir():
+    if labelled and not (folder / "label_2").is_dir():
         raise UsageError(f"{folder} has no folder label_2 with the labels of its sweeps")
     return Drive(folder.name, clouds)

@@ -30,6 +30,18 @@ MODELS: dict[str, DetectorConfig] = {
         most=200,
         merged=(("Van", "Car"), ("Person_sitting", "Pedestrian")),
     ),
+    "tiny": DetectorConfig(
+        KITTI,
+        Grid((0.0, -20.48, -3.0), (40.96, 20.48, 1.0), (0.32, 0.32, 4.0)),
+        BevOptions((1, 2, 2), (2, 2, 2), (16, 32, 64), (1, 2, 4), (16, 16, 16)),
+        pillars=(16,),
+        padding=0,
+        intensity=False,
+        center=CenterOptions(32, bias=False),
+        overlap=0.2,
+        most=200,
+        merged=(("Van", "Car"), ("Person_sitting", "Pedestrian")),
+    ),
     "pointpillars": DetectorConfig(
         KITTI,
         Grid((0.0, -39.68, -3.0), (69.12, 39.68, 1.0), (0.16, 0.16, 4.0)),

@@ -20,7 +20,7 @@ class TrainOptions:
     data: tuple[Path, ...] = (Path("lidar-scenes"),)
     """Folders of sequences: KITTI's `training`, what `robovision lidar simulate` writes, or folders of such."""
     model: str = "small"
-    """small, pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
+    """small, tiny, pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
     classes: tuple[str, ...] = ()
     """Only these of the model's classes, or, for a centre head, any; by default the model's."""
     intensity: bool = True
@@ -36,6 +36,8 @@ class TrainOptions:
     augment: AugmentOptions = AugmentOptions()
     start: Path | None = None
     """A detector of this library to start from, of the same model and classes."""
+    pretrained: Path | None = None
+    """A run of `robovision pretrain lidar`, or its backbone.safetensors, to start from, of the same model."""
     steps: int = 2000
     """Steps of the optimiser."""
     batch: int = 4
@@ -64,6 +66,8 @@ class TrainOptions:
                 raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
         if not 0 < self.fraction <= 1:
             raise UsageError(f"fraction must be above 0 and at most 1, got {self.fraction:g}")
+        if self.start is not None and self.pretrained is not None:
+            raise UsageError("--start gives a whole detector and --pretrained its backbone: give one of them")
         if not self.data:
             raise UsageError("give at least one folder of sequences by --data")
         self.detector()

@@ -30,6 +30,7 @@ from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
+from robovision.lidar.pretraining.files import assign_backbone
 from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
 from robovision.run import Run
 from robovision.seeding import derive
@@ -50,6 +51,7 @@ def resolve(options: TrainOptions) -> TrainOptions:
         options,
         data=tuple(path.resolve() for path in options.data),
         start=None if options.start is None else options.start.resolve(),
+        pretrained=None if options.pretrained is None else options.pretrained.resolve(),
         device=device,
         precision=resolve_precision(options.precision, device),
         threads=options.threads or cpu_count(),
@@ -67,17 +69,8 @@ class Sweeps(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         generator = self._processes.generator(self._options.seed, step)
-        return join([self._scene(number, generator) for number in self._processes.share(self._numbers(step))])
-
-    def _numbers(self, step: int) -> list[int]:
-        """The sweeps of a step: all of them once, in an order by chance, before any comes again."""
-        batch, count = self._options.batch, len(self._clouds)
-        places = range(step * batch, (step + 1) * batch)
-        orders = {
-            epoch: np.random.default_rng(derive(self._options.seed, "order", epoch)).permutation(count)
-            for epoch in {place // count for place in places}
-        }
-        return [int(orders[place // count][place % count]) for place in places]
+        numbers = draw_numbers(step, self._options.batch, len(self._clouds), self._options.seed)
+        return join([self._scene(number, generator) for number in self._processes.share(numbers)])
 
     def _scene(self, number: int, generator: torch.Generator) -> Scene:
         options = self._options
@@ -88,6 +81,16 @@ class Sweeps(Dataset[Batch]):
             scene = add_hedges(scene, options.augment.hedges, self._config.ground, generator)
         scene, _ = augment(scene, options.augment, generator)
         return drop_unseen(scene, options.least)
+
+
+def draw_numbers(step: int, batch: int, count: int, seed: int) -> list[int]:
+    """The sweeps of a step: all of `count` once, in an order by chance, before any comes again."""
+    places = range(step * batch, (step + 1) * batch)
+    orders = {
+        epoch: np.random.default_rng(derive(seed, "order", epoch)).permutation(count)
+        for epoch in {place // count for place in places}
+    }
+    return [int(orders[place // count][place % count]) for place in places]
 
 
 def join(scenes: list[Scene]) -> Batch:
@@ -154,6 +157,8 @@ class Training:
         detector = Detector(self.options.detector())
         if self.options.start is not None:
             assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
+        if self.options.pretrained is not None:
+            assign_backbone(detector, self.options.pretrained)
         return detector
 
     def _load(self, sweeps: Sweeps) -> Iterator[Batch]:

@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 
 GROUP = """usage: robovision pretrain COMMAND [OPTIONS]
 
-Pretrain encoders on images without labels.
+Pretrain encoders without labels.
 
 commands:
   mae        a ViT as a masked autoencoder, on rendered frames or any folder of images
+  lidar      the backbone of a LiDAR detector, by equivariance in space and time
 
 `robovision pretrain COMMAND --help` lists a command's options."""
 

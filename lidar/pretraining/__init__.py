@@ -1,0 +1,1 @@
+"""Pretraining of LiDAR backbones on sweeps without labels."""

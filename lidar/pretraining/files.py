@@ -1,0 +1,97 @@
+"""A pretrained backbone in one file: its weights, and in the file's header the detector that it is of."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dacite
+
+from robovision import weights
+from robovision.errors import UsageError
+from robovision.files import write_atomically
+from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.pretraining.network import Trunk
+from robovision.run import to_dict
+
+FILE = "backbone.safetensors"
+"""Its name in a run folder."""
+KEY = "robovision.lidar.backbone"
+"""The entry of the header that holds the config as JSON."""
+SAME = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
+"""What backbones must have in common for one's weights to mean the same in the other; classes and heads may differ."""
+SHOWN = 5
+
+
+def save_backbone(path: Path, trunk: Trunk) -> None:
+    """Write a trunk's weights in half precision, by the names that they have in a detector.
+
+    Raises:
+        UsageError: if the file can't be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in trunk.state_dict().items()
+    }
+    with write_atomically(path) as file:
+        file.write(save(tensors, {KEY: json.dumps(to_dict(trunk.config))}))
+
+
+def assign_backbone(detector: Detector, path: Path) -> None:
+    """Copy a pretrained backbone, of a file or of a run folder, into a detector, whose head stays as it is.
+
+    Raises:
+        UsageError: if it can't be read, is no backbone, or is another model's, naming what differs.
+    """
+    file = path / FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise UsageError(f"{path} holds no {FILE}: its pretraining has not ended; continue it with --resume {path}")
+    config = _read_config(file)
+    _check_model(config, detector.config, file)
+    own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.")}
+    given = weights.load_floats(file)
+    faults = [f"missing: {name}" for name in own if name not in given]
+    faults += [f"unexpected: {name}" for name in given if name not in own]
+    faults += [
+        f"misshapen: {name} is {list(given[name].shape)}, not {list(own[name].shape)}"
+        for name in own
+        if name in given and given[name].shape != own[name].shape
+    ]
+    if faults:
+        more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
+        raise UsageError(f"{file} does not fit the detector's backbone:\n  " + "\n  ".join(faults[:SHOWN]) + more)
+    detector.load_state_dict({**detector.state_dict(), **given})
+
+
+def _check_model(found: DetectorConfig, wanted: DetectorConfig, path: Path) -> None:
+    differing = [
+        f"{name}: {getattr(found, name)}, not {getattr(wanted, name)}"
+        for name in SAME
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if differing:
+        raise UsageError(f"{path} holds the backbone of another model:\n  " + "\n  ".join(differing))
+
+
+def _read_config(path: Path) -> DetectorConfig:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+    except FileNotFoundError:
+        raise UsageError(f"there is no weight file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is no readable safetensors file: {error}") from error
+    if KEY not in header:
+        raise UsageError(
+            f"{path} holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by "
+            "--start"
+        )
+    try:
+        return dacite.from_dict(DetectorConfig, json.loads(header[KEY]), dacite.Config(strict=True, cast=[tuple]))
+    except (dacite.DaciteError, ValueError, UsageError) as error:
+        raise UsageError(f"{path}: its header describes no model of this version: {error}") from error

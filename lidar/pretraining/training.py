@@ -1,0 +1,166 @@
+"""Pretraining of a LiDAR backbone in a run folder, in one process or data-parallel under torchrun.
+
+Everything random depends on the seed and the step alone, so a run that was killed goes on as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.encoders.processes import Processes
+from robovision.errors import UsageError
+from robovision.files import write_atomically, write_csv
+from robovision.lidar.detectors.data import find_sequences
+from robovision.lidar.detectors.training import draw_numbers
+from robovision.lidar.pretraining.files import FILE, save_backbone
+from robovision.lidar.pretraining.model import PretrainModel
+from robovision.lidar.pretraining.options import PretrainOptions
+from robovision.lidar.pretraining.sweeps import Place, find_places, read_moment, read_truth
+from robovision.lidar.pretraining.views import Batch, make_batch
+from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
+from robovision.run import Run
+from robovision.types import Metric
+
+CURVE_EVERY = 10
+"""One of so many steps is a row of the curve."""
+GRADIENT_NORM = 10.0
+
+
+def resolve(options: PretrainOptions) -> PretrainOptions:
+    """The options with every `auto` and 0 replaced by what it means on this machine."""
+    device = resolve_device(options.device)
+    return dataclasses.replace(
+        options,
+        data=tuple(path.resolve() for path in options.data),
+        device=device,
+        precision=resolve_precision(options.precision, device),
+        threads=options.threads or cpu_count(),
+    )
+
+
+class Moments(Dataset[Batch]):
+    """The batches of a pretraining by step, each for one process."""
+
+    def __init__(self, places: list[Place], model: PretrainModel, options: PretrainOptions, own: Processes) -> None:
+        self._places, self._options, self._processes = places, options, own
+        self._views, self._pairs = model.views, model.pairs
+        self._intensity = options.detector().intensity
+        self._flow = read_truth if model.flow else None
+
+    def __getitem__(self, step: int) -> Batch:
+        options, own = self._options, self._processes
+        generator = own.generator(options.seed, step)
+        numbers = own.share(draw_numbers(step, options.batch, len(self._places), options.seed))
+        moments = [read_moment(self._places[n], self._intensity, self._pairs, self._flow) for n in numbers]
+        return make_batch(moments, self._views, options.motion, generator)
+
+
+class Pretraining:
+    """One pretraining in one run folder, from wherever the folder stands to the end.
+
+    Args:
+        run: the folder; only the first process writes there.
+        options: completely resolved.
+        processes: those that share each batch.
+
+    Raises:
+        UsageError: if the batch can't be shared evenly, sweeps are missing, the loss is no longer finite, or something
+            can't be written or read.
+    """
+
+    def __init__(self, run: Run, options: PretrainOptions, processes: Processes) -> None:
+        if options.batch % processes.count:
+            raise UsageError(f"batch ({options.batch}) must be a multiple of the {processes.count} processes")
+        self.run, self.options, self._processes = run, options, processes
+        self.step = 0
+        self.curve: list[dict[str, float]] = []
+        self._seconds = 0.0
+
+    def execute(self) -> list[Metric]:
+        """Train whatever is still missing; returns the final metrics. Writes backbone.safetensors."""
+        options, own = self.options, self._processes
+        make_deterministic(options.seed, options.threads)
+        self.model = PretrainModel(options).to(own.device(options.device))
+        self.places = find_places(find_sequences(options.data, labelled=False), self.model.pairs)
+        self.optimizer = adamw(self.model, options.weight_decay)
+        self.step, self.curve, self._seconds = restore(self.run, self.model, self.optimizer)
+        parallel = DistributedDataParallel(self.model) if own.count > 1 else self.model
+        self._fit(parallel, self._load())
+        return self._conclude()
+
+    def _load(self) -> Iterator[Batch]:
+        moments = Moments(self.places, self.model, self.options, self._processes)
+        steps = range(self.step, self.options.steps)
+        return iter(DataLoader(moments, batch_size=None, sampler=steps, num_workers=self.options.loaders))
+
+    def _fit(self, parallel: nn.Module, batches: Iterator[Batch]) -> None:
+        options, leads = self.options, self._processes.leads
+        parallel.train()
+        with tqdm(total=options.steps, initial=self.step, desc="pretraining", unit="step", disable=not leads) as bar:
+            while self.step < options.steps:
+                began = time.monotonic()
+                terms = self._train_step(parallel, next(batches))
+                self.step += 1
+                self._seconds += time.monotonic() - began
+                if self.step % CURVE_EVERY == 0 or self.step == options.steps:
+                    means = {name: self._processes.mean(value) for name, value in terms.items()}
+                    self.curve.append({"step": self.step, **means})
+                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
+                bar.update()
+                if leads and (self.step % options.checkpoint_every == 0 or self.step == options.steps):
+                    self._save()
+
+    def _train_step(self, parallel: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """One step of AdamW on the objectives of one batch; then the targets follow."""
+        options, device = self.options, self._processes.device(self.options.device)
+        terms = cast("dict[str, Tensor]", parallel(batch.to(device)))
+        loss = torch.stack(list(terms.values())).sum()
+        check_loss(loss, self.step, f"a lower --lr than {options.lr:g}, or --precision float32")
+        descend(loss, parallel, self.optimizer, learning_rate(self.step, options.steps, options.lr), GRADIENT_NORM)
+        self.model.follow()
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _save(self) -> None:
+        save(self.run, self.step, self.curve, self._seconds, self.model, self.optimizer)
+        if self.curve:
+            write_csv(self.run.path / "curve.csv", list(self.curve[-1]), self.curve)
+
+    def _conclude(self) -> list[Metric]:
+        last = self.curve[-max(1, len(self.curve) // 20) :]
+        names = [name for name in last[0] if name != "step"]
+        metrics = [Metric(name, float(np.mean([row[name] for row in last])), "1", count=len(last)) for name in names]
+        metrics.append(Metric("training_time", round(self._seconds, 1), "s"))
+        if self._processes.leads:
+            save_backbone(self.run.path / FILE, self.model.trunk)
+            loss_curves(self.run.path / "curve.png", self.curve, self.options)
+            self.run.write_results(metrics, {"steps": self.step, "sweeps": len(self.places)})
+        return metrics
+
+
+def loss_curves(path: Path, curve: list[dict[str, float]], options: PretrainOptions) -> None:
+    """A PNG of each objective's weighted loss over the training steps."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.6 * len(options.objectives), 3.2), layout="constrained", dpi=110)
+    steps = [row["step"] for row in curve]
+    for axes, name in zip(
+        figure.subplots(1, len(options.objectives), squeeze=False)[0], options.objectives, strict=True
+    ):
+        axes.plot(steps, [row[name] for row in curve])
+        axes.set(title=name, xlabel="training step")
+        axes.grid(alpha=0.3)
+    figure.suptitle(f"{options.model}, weighted losses, seed {options.seed}", fontsize=10)
+    with write_atomically(path) as file:
+        figure.savefig(file, format="png")
