@@ -33,7 +33,7 @@ ENVS = """Frames a second of each rendering preset against the simulator's own w
 
 The ways take turns in one process, and a ratio is the median over the turns: other work on the machine slows them
 alike. Four tables in Markdown: one environment; one for each core, beside Gymnasium's AsyncVectorEnv; one worker for
-each core against one; and what our environment adds to a step without pictures. All take about six minutes on two idle
+each core against one; and what our environment adds to a step without pictures. All take some minutes on two idle
 cores.
 
 examples:
