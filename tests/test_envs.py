@@ -140,14 +140,15 @@ def test_gymnasium_makes_it_and_finds_nothing_wrong(task: str) -> None:
 @pytest.mark.parametrize("name", MUJOCO)
 def test_gymnasium_starts_and_goes_on_as_it_does_itself(name: str) -> None:
     words = "".join(word.capitalize() for word in name.split("-"))
-    own, ours = gymnasium.make(f"{words}-v5"), make(f"mujoco/{name}", observe=("state",))
+    own: gymnasium.Env[Any, Any] = gymnasium.make(f"{words}-v5")
+    ours = make(f"mujoco/{name}", observe=("state",))
     assert isinstance(own.action_space, gymnasium.spaces.Box)
     low, high = own.action_space.low.astype(np.float64), own.action_space.high.astype(np.float64)
     for seed in (3, None):
         np.testing.assert_array_equal(own.reset(seed=seed)[0].astype(np.float32), ours.reset(seed=seed)[0]["state"])
     terminated, steps = False, 0
     while not terminated and steps < 30:
-        action = ours.action_space.sample()
+        action = np.asarray(ours.action_space.sample(), np.float32)
         expected, reward, terminated, _, _ = own.step((low + high) / 2 + (high - low) / 2 * action)
         got = ours.step(action)
         np.testing.assert_array_equal(got[0]["state"], expected.astype(np.float32))
