@@ -8,9 +8,14 @@ from typing import Any
 from robovision.envs.rendering import View  # first: it chooses the backend that mujoco reads
 
 # isort: split
+import mujoco
 import numpy as np
+from numpy.typing import NDArray
 
 from robovision.envs.simulation import Joints, Scale, Simulation, Vector, unbounded
+
+FELT = ("ant", "humanoid", "humanoid-standup")
+"""Tasks with the forces of contacts in their observation."""
 
 
 class GymnasiumMujoco(Simulation):
@@ -27,6 +32,8 @@ class GymnasiumMujoco(Simulation):
         module = importlib.import_module(f"gymnasium.envs.mujoco.{_module(words)}_v5")
         self._env = getattr(module, "".join(word.capitalize() for word in words) + "Env")()
         self.model, self.data = self._env.model, self._env.data
+        self._control, self._felt = self.data.ctrl, name in FELT
+        self._env.do_simulation = self._simulate
         self.control_timestep = self._env.dt
         space = self._env.action_space
         self.actions = space.shape[0]
@@ -53,6 +60,13 @@ class GymnasiumMujoco(Simulation):
 
     def close(self) -> None:
         self._env.close()
+
+    def _simulate(self, control: NDArray[np.float64], frames: int) -> None:
+        """Gymnasium's `do_simulation`; the forces of contacts, which move nothing, are worked out only where felt."""
+        self._control[:] = control
+        mujoco.mj_step(self.model, self.data, nstep=frames)
+        if self._felt:
+            mujoco.mj_rnePostConstraint(self.model, self.data)
 
     def _free_view(self) -> View:
         """Where Gymnasium looks from when the model has no camera of that name."""

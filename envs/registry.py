@@ -43,8 +43,8 @@ class EnvOptions:
     `lookat=0,0.6,0 distance=0.67 azimuth=-90 elevation=-63`. The first gives `pixels`, any other `pixels_NAME`.
     MetaWorld's corner, corner2, corner3 and corner4 hang upside down; corner_upright and so on are turned."""
     preset: Preset = "fast"
-    """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` leaves out
-    the shadows too."""
+    """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` draws no
+    shadows, nothing that floors mirror, and floors under strong light darker."""
     horizon: int = 0
     """Steps an episode; 0: the task's own."""
     frame_skip: int = 0

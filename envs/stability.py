@@ -37,11 +37,12 @@ class Stability:
     def __init__(self, data: mujoco.MjData, kinds: Sequence[mujoco.mjtWarning] = UNSTABLE) -> None:
         self._kinds = {int(kind): kind for kind in kinds}
         self._warning = data.warning
-        self._number = memoryview(data.warning.number).__getitem__  # MuJoCo's own memory, quicker to read than by NumPy
+        self._numbers = data.warning.number
+        self._number = memoryview(self._numbers).__getitem__  # MuJoCo's own memory, quicker to read than by NumPy
 
     def clear(self) -> None:
         """Forget what was."""
-        self._warning.number[:] = 0
+        self._numbers[:] = 0
 
     def lost(self) -> bool:
         """Whether it has blown up."""

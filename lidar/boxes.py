@@ -126,8 +126,16 @@ def _pairwise(a: Tensor, b: Tensor, measure: Callable[[Tensor, Tensor], Tensor])
 
 
 def _columns(boxes: Tensor) -> Tensor:
-    """Boxes [N, 7] as [8, N]: centre x, y, z; half length, width, height; cosine and sine of the yaw."""
+    """Boxes [N, 7] as [8, N]: centre x, y, z; half length, width, height; cosine and sine of the yaw.
+
+    Raises:
+        ValueError: naming the first box that is not finite or has a negative size: no overlap is defined for it.
+    """
     check_boxes(boxes)
+    wrong = ~boxes.isfinite().all(dim=1) | (boxes[:, 3:6] < 0).any(dim=1)
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        raise ValueError(f"boxes must be finite, with sizes >= 0; box {first} is {boxes[first].tolist()}")
     return torch.cat([boxes[:, :3].T, boxes[:, 3:6].T / 2, boxes[:, 6:].T.cos(), boxes[:, 6:].T.sin()])
 
 

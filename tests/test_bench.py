@@ -23,12 +23,34 @@ def test_a_rate_below_ten_keeps_its_digits() -> None:
     assert markdown(["head"], [["x"]]).splitlines()[1] == "|------|"
 
 
-def test_envs_prints_single_vectorised_workers_and_overhead(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "envs", "dmc/pendulum-swingup", "--sizes", "16", "--rounds", "1"]) == 0
+def test_turns_may_last_as_long_for_quick_ways() -> None:
+    now, calls = [0.0], {"slow": 0, "quick": 0}
+
+    def way(name: str, seconds: float) -> None:
+        now[0] += seconds
+        calls[name] += 1
+
+    ways = {"slow": lambda: way("slow", 4.0), "quick": lambda: way("quick", 0.25)}
+    speeds = compare(ways, rounds=3, clock=lambda: now[0], least=1.0)
+    assert calls == {"slow": 1 + 1 + 3, "quick": 1 + 1 + 3 * 4}
+    assert speeds["quick"] == Speed(0.25, 16.0)
+
+
+def test_envs_prints_single_vectorised_workers_and_overhead(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from robovision.bench import envs
+
+    monkeypatch.setattr(envs, "TURN", 0.01)
+    out = tmp_path / "new" / "envs.md"
+    arguments = ["bench", "envs", "dmc/pendulum-swingup", "--sizes", "16", "24", "--rounds", "1", "--out", str(out)]
+    assert main(arguments) == 0
     output = capsys.readouterr().out
-    assert output.count("| dmc/pendulum-swingup, 0 | 16") == 3
+    assert output.count("| dmc/pendulum-swingup, 0 | 16") == 2
+    assert output.count("| dmc/pendulum-swingup, 0 | 24") == 3
     assert "overhead" in output
     assert "fastest" in output
+    assert out.read_text() == output[:-1]
 
 
 def test_encoders_are_timed_beside_transformers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -263,7 +263,7 @@ def stop_at(count: int, folder: Path, stop: Callable[[int], None]) -> tuple[int,
             stop(process.pid)
             break
         time.sleep(0.0005)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 

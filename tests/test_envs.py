@@ -13,6 +13,7 @@ import robovision.envs
 from robovision.envs import EnvOptions, list_tasks, make
 from robovision.envs.env import PixelEnv
 from robovision.envs.gymnasium_ids import gymnasium_id
+from robovision.envs.tasks import MUJOCO
 from robovision.envs.vector_worker import Layout, Plan, Players
 from robovision.errors import UsageError
 from tests.episodes import play, same
@@ -136,10 +137,23 @@ def test_gymnasium_makes_it_and_finds_nothing_wrong(task: str) -> None:
     made.close()
 
 
-def test_gymnasium_starts_as_it_does_itself() -> None:
-    own, ours = gymnasium.make("Hopper-v5"), make("mujoco/hopper", observe=("state",))
+@pytest.mark.parametrize("name", MUJOCO)
+def test_gymnasium_starts_and_goes_on_as_it_does_itself(name: str) -> None:
+    words = "".join(word.capitalize() for word in name.split("-"))
+    own: gymnasium.Env[Any, Any] = gymnasium.make(f"{words}-v5")
+    ours = make(f"mujoco/{name}", observe=("state",))
+    assert isinstance(own.action_space, gymnasium.spaces.Box)
+    low, high = own.action_space.low.astype(np.float64), own.action_space.high.astype(np.float64)
     for seed in (3, None):
         np.testing.assert_array_equal(own.reset(seed=seed)[0].astype(np.float32), ours.reset(seed=seed)[0]["state"])
+    terminated, steps = False, 0
+    while not terminated and steps < 30:
+        action = np.asarray(ours.action_space.sample(), np.float32)
+        expected, reward, terminated, _, _ = own.step((low + high) / 2 + (high - low) / 2 * action)
+        got = ours.step(action)
+        np.testing.assert_array_equal(got[0]["state"], expected.astype(np.float32))
+        assert got[1:3] == (reward, terminated)
+        steps += 1
     own.close()
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ from robovision.lidar.boxes import (
     corners,
     iou_3d,
     nms_bev,
+    paired_bev_iou,
+    paired_iou_3d,
     points_in_boxes,
     rectangle_coverage,
     rectangle_iou,
@@ -212,3 +215,17 @@ def test_the_gpu_agrees_with_the_cpu(dtype: torch.dtype) -> None:
         assert (measure(a.cuda(), b.cuda()).cpu() - measure(a, b)).abs().max() < DTYPES[dtype]
     assert torch.equal(nms_bev(a.cuda(), a[:, 0].cuda(), 0.2).cpu(), nms_bev(a, a[:, 0], 0.2))
     assert torch.equal(points_in_boxes(points.cuda(), a.cuda()).cpu(), points_in_boxes(points, a))
+
+
+@pytest.mark.parametrize(("column", "value"), [(0, float("nan")), (3, -4.0), (6, float("inf"))])
+@pytest.mark.parametrize("measure", [bev_iou, iou_3d, paired_bev_iou, paired_iou_3d])
+def test_no_overlap_of_a_box_that_is_none(
+    measure: Callable[[Tensor, Tensor], Tensor], column: int, value: float
+) -> None:
+    fine = torch.tensor([[0.0, 0, 0, 4, 2, 1.5, 0]] * 2)
+    wrong = fine.clone()
+    wrong[1, column] = value
+    for pair in ((fine, wrong), (wrong, fine)):
+        with pytest.raises(ValueError, match=r"box 1 is \[") as raised:
+            measure(*pair)
+        assert str(value) in str(raised.value)

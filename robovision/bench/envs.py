@@ -40,10 +40,14 @@ TASKS = (
 FAMILIES = ("metaworld", "adroit", "mujoco", "dmc")
 METAWORLDS_OWN = "corner3"
 """The camera for MetaWorld, whose models lack the protocol's."""
-FRAMES = 4
-"""Steps of every environment in one turn."""
+LIGHT = ("mujoco/inverted-pendulum", "mujoco/inverted-double-pendulum", "mujoco/reacher", "mujoco/pusher")
+"""Tasks whose own step takes little, so that what ours adds shows most; measured without pictures alone."""
+TURN = 0.2
+"""Seconds of one turn."""
 BARE = 200
-"""The same without pictures."""
+"""Steps of one turn without pictures."""
+MANY = 5
+"""So many more rounds without pictures, where a turn takes milliseconds."""
 
 Pixels = NDArray[np.uint8]
 
@@ -75,8 +79,13 @@ class OwnWay(gymnasium.Env[Pixels, NDArray[Any]]):
         self._step(action)
 
 
-def table(tasks: Sequence[str], sizes: Sequence[int], rounds: int, progress: Callable[[int], None]) -> Iterator[str]:
-    """The tables, each as soon as it is measured; `progress` is told how many of `count` measurements are done."""
+def table(
+    tasks: Sequence[str], light: Sequence[str], sizes: Sequence[int], rounds: int, progress: Callable[[int], None]
+) -> Iterator[str]:
+    """The tables, each as soon as it is measured; `progress` is told how many of `count` measurements are done.
+
+    The tasks of `light` are measured without pictures alone; workers with the largest pictures alone.
+    """
     done = 0
 
     def step(row: list[str]) -> list[str]:
@@ -86,7 +95,7 @@ def table(tasks: Sequence[str], sizes: Sequence[int], rounds: int, progress: Cal
         return row
 
     heads = ("task, camera", "pixels", "own way, frames/s", *PRESETS)
-    yield f"OpenGL by {BACKEND}: {renderer_name()}; {cpu_count()} cores"
+    yield f"OpenGL by {BACKEND}: {renderer_name()}; {cpu_count()} cores; medians of {rounds} turns of {TURN} s"
     rows = [step(single(task, size, rounds)) for task in tasks for size in sizes]
     yield "One environment, frames a second, and the ratio to the simulator's own way\n\n" + markdown(heads, rows)
     rows = [step(vectorised(task, size, rounds)) for task in tasks for size in sizes]
@@ -94,12 +103,12 @@ def table(tasks: Sequence[str], sizes: Sequence[int], rounds: int, progress: Cal
         f"{cpu_count()} environments side by side; own way: gymnasium.vector.AsyncVectorEnv\n\n" + markdown(heads, rows)
     )
     heads = ("task, preset fast", "pixels", "one worker on one core, frames/s", "one worker", f"{cpu_count()} workers")
-    rows = [step(workers(task, size, rounds)) for task in tasks for size in sizes]
+    rows = [step(workers(task, max(sizes), rounds)) for task in tasks]
     yield f"{2 * cpu_count()} environments; one worker draws on several cores if OpenGL does\n\n" + markdown(
         heads, rows
     )
     heads = ("task, no pictures", "simulator's own step, steps/s", "ours", "overhead")
-    rows = [step(overhead(task, rounds)) for task in tasks]
+    rows = [step(overhead(task, rounds)) for task in (*tasks, *light)]
     yield "A step without pictures, by the time that a core works for it\n\n" + markdown(heads, rows)
 
 
@@ -113,9 +122,9 @@ def check(tasks: Sequence[str]) -> None:
             )
 
 
-def count(tasks: Sequence[str], sizes: Sequence[int]) -> int:
+def count(tasks: Sequence[str], light: Sequence[str], sizes: Sequence[int]) -> int:
     """How many measurements `table` makes."""
-    return len(tasks) * (3 * len(sizes) + 1)
+    return len(tasks) * (2 * len(sizes) + 2) + len(light)
 
 
 def single(task: str, size: int, rounds: int) -> list[str]:
@@ -132,11 +141,12 @@ def vectorised(task: str, size: int, rounds: int) -> list[str]:
     """A row: as many environments as there are cores."""
     envs = cpu_count()
     with ExitStack() as stack:
-        own = AsyncVectorEnv([functools.partial(OwnWay, task, size)] * envs, context="spawn")
-        ways = {"own": _frames(stack.enter_context(closing(own)))}
-        for preset in PRESETS:
+        ways = {}
+        for preset in PRESETS:  # first: their workers begin while the others' constructor waits for its own
             ours = make_vec(task, envs, **_seen(task, size, preset))
             ways[preset] = _frames(stack.enter_context(closing(ours)))
+        own = AsyncVectorEnv([functools.partial(OwnWay, task, size)] * envs, context="spawn")
+        ways = {"own": _frames(stack.enter_context(closing(own))), **ways}
         return _row(task, size, ways, rounds, envs)
 
 
@@ -183,7 +193,7 @@ def overhead(task: str, rounds: int) -> list[str]:
             if terminated or truncated:
                 ours.reset()
 
-        speeds = compare({"own": lambda: own.bare(next(theirs)), "ours": step}, rounds, BARE, time.process_time)
+        speeds = compare({"own": lambda: own.bare(next(theirs)), "ours": step}, MANY * rounds, BARE, time.process_time)
     bare, wrapped = speeds["own"], speeds["ours"]
     return [task, f"{1 / bare.seconds:,.0f}", wrapped.rate(), f"{100 * (1 / wrapped.ratio - 1):.0f} %"]
 
@@ -220,25 +230,25 @@ def _camera(task: str) -> str:
 
 
 def _frames(env: Any) -> Callable[[], object]:
-    """Some steps with pictures, by one environment or several side by side."""
+    """A step with its picture, by one environment or several side by side; the first call begins an episode."""
     env.action_space.seed(0)
-    env.reset(seed=0)
-    over = False
+    seed: int | None = 0
+    over = True
 
-    def frames() -> None:
-        nonlocal over
-        for _ in range(FRAMES):
-            if over:
-                env.reset()
-            *_, terminated, truncated, _ = env.step(env.action_space.sample())
-            over = isinstance(terminated, bool) and (terminated or truncated)  # several begin anew by themselves
+    def frame() -> None:
+        nonlocal over, seed
+        if over:
+            env.reset(seed=seed)
+            seed = None
+        *_, terminated, truncated, _ = env.step(env.action_space.sample())
+        over = isinstance(terminated, bool) and (terminated or truncated)  # several begin anew by themselves
 
-    return frames
+    return frame
 
 
 def _row(task: str, size: int, ways: dict[str, Callable[[], object]], rounds: int, envs: int) -> list[str]:
-    speeds = list(compare(ways, rounds).values())
-    first, *others = (speed.rate(FRAMES * envs) for speed in speeds)
+    speeds = list(compare(ways, rounds, least=TURN).values())
+    first, *others = (speed.rate(envs) for speed in speeds)
     return [f"{task}, {_camera(task)}", str(size), first.split(" ")[0], *others]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import statistics
 import sys
 import time
@@ -35,6 +36,7 @@ def compare(
     rounds: int = 9,
     calls: int = 1,
     clock: Callable[[], float] = time.perf_counter,
+    least: float = 0.0,
 ) -> dict[str, Speed]:
     """The speed of each way of doing the same, by name; the first is what the others are compared to.
 
@@ -43,14 +45,15 @@ def compare(
         rounds: how often each takes its turn.
         calls: calls in one turn.
         clock: `time.process_time` tells how long one core works, whoever else uses it meanwhile.
+        least: seconds that a turn lasts about; a way that is quicker is called more often.
     """
     for way in ways.values():
         way()
-    times = [[_seconds(way, calls, clock) for way in ways.values()] for _ in range(rounds)]
+    many = [calls if least == 0 else _calls(way, calls, clock, least) for way in ways.values()]
+    turns = list(zip(ways.values(), many, strict=True))
+    times = [[_seconds(way, count, clock) / count for way, count in turns] for _ in range(rounds)]
     return {
-        name: Speed(
-            statistics.median(row[k] for row in times) / calls, statistics.median(row[0] / row[k] for row in times)
-        )
+        name: Speed(statistics.median(row[k] for row in times), statistics.median(row[0] / row[k] for row in times))
         for k, name in enumerate(ways)
     }
 
@@ -86,6 +89,11 @@ def peak_megabytes(call: Callable[[], object]) -> float | None:
 def _kilobytes(entry: str) -> int:
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{entry}:"))
+
+
+def _calls(way: Callable[[], object], calls: int, clock: Callable[[], float], least: float) -> int:
+    """So many that a turn lasts about `least` seconds."""
+    return max(calls, math.ceil(least * calls / _seconds(way, calls, clock)))
 
 
 def _seconds(way: Callable[[], object], calls: int, clock: Callable[[], float]) -> float:

@@ -14,7 +14,7 @@ from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import find_task
 from robovision.errors import UsageError, unknown
-from robovision.files import make_folder
+from robovision.files import make_folder, write_atomically
 
 GROUP = """Measure speed on this machine, side by side with what you would pick instead.
 
@@ -32,10 +32,12 @@ commands:
 ENVS = """Frames a second of each rendering preset against the simulator's own way, single and vectorised.
 
 The ways take turns in one process, and a ratio is the median over the turns: other work on the machine slows them
-alike. Prints tables in Markdown.
+alike. Four tables in Markdown: one environment; one for each core, beside Gymnasium's AsyncVectorEnv; one worker for
+each core against one; and what our environment adds to a step without pictures. All take some minutes on two idle
+cores.
 
 examples:
-  robovision bench envs
+  robovision bench envs --out envs.md
   robovision bench envs metaworld/hammer dmc/cheetah-run --sizes 128"""
 
 ENCODERS = """Images a second of the encoders against those of transformers, forward and with backward, in float32 and
@@ -57,12 +59,16 @@ class Envs:
     """Which tasks; without any, two of MetaWorld, Adroit and the control suite, and one of Gymnasium."""
     sizes: tuple[int, ...] = (84, 224)
     """Sides of the images in pixels."""
-    rounds: int = 9
+    rounds: int = 5
     """How often each way takes its turn."""
+    out: Path | None = None
+    """A file that gets the tables too, each as soon as it is measured; what it held before is replaced."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
             raise UsageError(f"--rounds must be at least 1, got {self.rounds}")
+        if not self.sizes:
+            raise UsageError("--sizes must name at least one size")
 
 
 @dataclass(frozen=True)
@@ -348,11 +354,18 @@ def _envs(options: Envs) -> int:
     from robovision.bench import envs
     from robovision.progress import move
 
-    tasks = options.tasks or envs.TASKS
+    tasks, light = options.tasks or envs.TASKS, () if options.tasks else envs.LIGHT
     envs.check(tasks)
-    with tqdm(total=envs.count(tasks, options.sizes), desc="measurements", leave=False) as bar:
-        for text in envs.table(tasks, options.sizes, options.rounds, lambda done: move(bar, done)):
+    texts: list[str] = []
+    if options.out is not None:
+        make_folder(options.out.parent)
+    with tqdm(total=envs.count(tasks, light, options.sizes), desc="measurements", leave=False) as bar:
+        for text in envs.table(tasks, light, options.sizes, options.rounds, lambda done: move(bar, done)):
             tqdm.write(f"{text}\n")
+            texts.append(f"{text}\n")
+            if options.out is not None:
+                with write_atomically(options.out) as file:
+                    file.write("\n".join(texts).encode())
     return 0
 
 
