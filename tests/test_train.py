@@ -127,10 +127,19 @@ def test_a_killed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) 
     assert ours["return"] == theirs["return"]
 
 
+def hear_ctrl_c() -> None:
+    """In a new process: tests that a shell runs in the background would hand down to it that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_run_stopped_by_ctrl_c_says_how_to_go_on_and_ends_the_same(finished: Run, tmp_path: Path) -> None:
     path = tmp_path / "stopped"
     process = subprocess.Popen(
-        [*COMMAND, "--out", str(path), *TINY_ARGUMENTS], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [*COMMAND, "--out", str(path), *TINY_ARGUMENTS],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=hear_ctrl_c,
     )
     while process.poll() is None and not checkpoint(4)(path):
         time.sleep(0.0002)
