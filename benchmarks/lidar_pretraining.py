@@ -16,7 +16,6 @@ import numpy as np
 from scipy import stats
 from tqdm import tqdm
 
-from robovision.encoders.processes import Processes
 from robovision.files import make_folder, write_atomically, write_csv, write_json
 from robovision.lidar.detectors.data import find_sequences
 from robovision.lidar.detectors.detecting import Outputs, find, in_image
@@ -33,6 +32,7 @@ from robovision.lidar.pretraining.training import Pretraining
 from robovision.lidar.pretraining.training import resolve as resolve_pretraining
 from robovision.lidar.simulate import CALIBRATION, simulate
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.processes import Processes
 from robovision.run import Run
 
 METHODS = {

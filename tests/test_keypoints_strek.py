@@ -25,6 +25,7 @@ from robovision.keypoints.strek import ExtractorOptions, Strek, refine
 from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions, StrekConfig
 from robovision.keypoints.training import Training
 from robovision.run import Run
+from robovision.steps import Steps
 
 TINY = DetectorOptions(group="C4", fields=1, kernel=3, layers=3)
 
@@ -317,22 +318,26 @@ def train(path: Path, config: StrekConfig) -> Path:
     return path
 
 
-def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path) -> None:
+def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(tmp_path / "whole", CONFIG)
     cut = Training(Run.create(tmp_path / "cut", "keypoints train", CONFIG, 1), CONFIG)
-    save = cut._save
-    cut._save = lambda: (save(), _interrupt())  # type: ignore[method-assign,assignment,func-returns-value]
-    with pytest.raises(KeyboardInterrupt):
+    save = Steps._save
+
+    def save_and_stop(steps: Steps) -> None:
+        save(steps)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Steps, "_save", save_and_stop)
         cut.execute()
+    latest = cut.run.latest()
+    assert latest is not None
+    assert latest.step == CONFIG.checkpoint_every
     Training(Run.open(cut.run.path), CONFIG).execute()
     assert weights.sha256(cut.run.path / "detector.safetensors") == weights.sha256(whole / "detector.safetensors")
     later = dataclasses.replace(CONFIG, part="descriptor", detector_weights=whole / "detector.safetensors", steps=1)
     described = train(tmp_path / "descriptor", later)
     weights.assign(Descriptor(), weights.load(described / "descriptor.safetensors"), "test")
-
-
-def _interrupt() -> None:
-    raise KeyboardInterrupt
 
 
 def test_wrong_options_are_refused(tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from robovision.cli import main
-from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
 from robovision.lidar.detectors.config import Grid
 from robovision.lidar.detectors.detector import Detector
@@ -31,6 +30,7 @@ from robovision.lidar.pretraining.views import View, make_batch
 from robovision.lidar.simulate import write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.lidar.transforms import Similarity
+from robovision.processes import Processes
 from robovision.run import Run
 
 GROUND = Grid((0.0, -4.0, -3.0), (8.0, 4.0, 1.0), (1.0, 1.0, 4.0))

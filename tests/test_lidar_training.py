@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from robovision.cli import main
-from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, points_in_boxes
 from robovision.lidar.clouds import write_cloud
@@ -28,6 +27,7 @@ from robovision.lidar.frames import read_frame
 from robovision.lidar.kitti_labels import read_detections
 from robovision.lidar.simulate import write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.processes import Processes
 from robovision.run import Run
 from robovision.types import PointCloud
 from tests.lidar_scenes import CENTER, boxes, scene

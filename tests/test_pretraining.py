@@ -21,8 +21,8 @@ from robovision.encoders.checkpoints import load_pretrained
 from robovision.encoders.mae_config import MaeConfig
 from robovision.encoders.pictures import Frames
 from robovision.encoders.pretraining import Pretraining
-from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
+from robovision.processes import Processes
 from robovision.run import Run
 from robovision.seeding import derive
 
@@ -85,7 +85,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
     train_step = Pretraining._train_step
 
     def stop(self: Pretraining) -> object:
-        if self.step == 3:
+        if self._steps.step == 3:
             raise KeyboardInterrupt
         return train_step(self)
 

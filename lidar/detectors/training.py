@@ -6,7 +6,6 @@ Everything random depends on the seed and the step alone, so a run that was kill
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -16,12 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
-from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
-from robovision.files import write_csv
 from robovision.lidar.detectors.augmentation import Scene, augment
 from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
 from robovision.lidar.detectors.detector import Detector
@@ -31,13 +27,13 @@ from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.lidar.pretraining.files import assign_backbone
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
+from robovision.optimisers import adamw, check_loss, descend, learning_rate
+from robovision.processes import Processes
 from robovision.run import Run
 from robovision.seeding import derive
+from robovision.steps import Steps
 from robovision.types import Metric
 
-CURVE_EVERY = 10
-"""One of so many steps is a row of the curve."""
 GRADIENT_NORM = 10.0
 
 Batch = tuple[Tensor, Tensor, list[Objects]]
@@ -131,9 +127,6 @@ class Training:
         if options.batch % processes.count:
             raise UsageError(f"batch ({options.batch}) must be a multiple of the {processes.count} processes")
         self.run, self.options, self._processes = run, options, processes
-        self.step = 0
-        self.curve: list[dict[str, float]] = []
-        self._seconds = 0.0
 
     def execute(self) -> list[Metric]:
         """Train whatever is still missing; returns the final metrics. Writes detector.safetensors."""
@@ -146,12 +139,20 @@ class Training:
         pasting = collect(clouds, options) if options.paste else None
         self.detector = self._detector().to(own.device(options.device))
         self.optimizer = adamw(self.detector, options.weight_decay)
-        self.step, self.curve, self._seconds = restore(self.run, self.detector, self.optimizer)
+        self._steps = Steps(
+            self.run,
+            self.detector,
+            self.optimizer,
+            total=options.steps,
+            checkpoint_every=options.checkpoint_every,
+            processes=own,
+        )
         objective: nn.Module = Objective(self.detector, options.precision)
         if own.count > 1:
             objective = DistributedDataParallel(objective)
-        self._fit(objective, self._load(Sweeps(clouds, options, own, pasting)))
-        return self._conclude()
+        batches = self._load(Sweeps(clouds, options, own, pasting))
+        objective.train()
+        return self._conclude(self._steps.finish("detector", lambda: self._train_step(objective, next(batches))))
 
     def _detector(self) -> Detector:
         detector = Detector(self.options.detector())
@@ -162,49 +163,23 @@ class Training:
         return detector
 
     def _load(self, sweeps: Sweeps) -> Iterator[Batch]:
-        steps = range(self.step, self.options.steps)
+        steps = range(self._steps.step, self.options.steps)
         return iter(DataLoader(sweeps, batch_size=None, sampler=steps, num_workers=self.options.loaders))
-
-    def _fit(self, objective: nn.Module, batches: Iterator[Batch]) -> None:
-        options, leads = self.options, self._processes.leads
-        objective.train()
-        with tqdm(total=options.steps, initial=self.step, desc="detector", unit="step", disable=not leads) as bar:
-            while self.step < options.steps:
-                began = time.monotonic()
-                terms = self._train_step(objective, next(batches))
-                self.step += 1
-                self._seconds += time.monotonic() - began
-                if self.step % CURVE_EVERY == 0 or self.step == options.steps:
-                    means = {name: self._processes.mean(value) for name, value in terms.items()}
-                    self.curve.append({"step": self.step, **means})
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
-                bar.update()
-                if leads and (self.step % options.checkpoint_every == 0 or self.step == options.steps):
-                    self._save()
 
     def _train_step(self, objective: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """One step of AdamW on the loss of one batch."""
-        options, device = self.options, self._processes.device(self.options.device)
+        options, step, device = self.options, self._steps.step, self._processes.device(self.options.device)
         points, sample, truth = batch
         moved = [Objects(objects.boxes.to(device), objects.labels.to(device)) for objects in truth]
         terms = cast("dict[str, Tensor]", objective(points.to(device), sample.to(device), moved))
         loss = torch.stack(list(terms.values())).sum()
-        check_loss(loss, self.step, f"a lower --lr than {options.lr:g}, or --precision float32")
-        descend(loss, objective, self.optimizer, learning_rate(self.step, options.steps, options.lr), GRADIENT_NORM)
+        check_loss(loss, step, f"a lower --lr than {options.lr:g}, or --precision float32")
+        descend(loss, objective, self.optimizer, learning_rate(step, options.steps, options.lr), GRADIENT_NORM)
         return {name: value.detach() for name, value in terms.items()}
 
-    def _save(self) -> None:
-        save(self.run, self.step, self.curve, self._seconds, self.detector, self.optimizer)
-        if self.curve:
-            write_csv(self.run.path / "curve.csv", list(self.curve[-1]), self.curve)
-
-    def _conclude(self) -> list[Metric]:
-        last = self.curve[-max(1, len(self.curve) // 20) :]
-        names = [name for name in last[0] if name != "step"]
-        metrics = [Metric(name, float(np.mean([row[name] for row in last])), "1", count=len(last)) for name in names]
-        metrics.append(Metric("training_time", round(self._seconds, 1), "s"))
+    def _conclude(self, metrics: list[Metric]) -> list[Metric]:
         if self._processes.leads:
             save_detector(self.run.path / "detector.safetensors", self.detector)
             details = {"sequences": self.sequences, "sweeps": self.sweeps, "labels": dict(self.labels)}
-            self.run.write_results(metrics, {"steps": self.step, **details})
+            self.run.write_results(metrics, {"steps": self._steps.step, **details})
         return metrics

@@ -6,22 +6,18 @@ Everything random depends on the seed and the step alone, so a run that was kill
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm
 
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
-from robovision.encoders.processes import Processes
 from robovision.errors import UsageError
-from robovision.files import write_atomically, write_csv
+from robovision.files import write_atomically
 from robovision.lidar.detectors.data import find_sequences
 from robovision.lidar.detectors.training import draw_numbers
 from robovision.lidar.pretraining.files import FILE, save_backbone
@@ -29,12 +25,12 @@ from robovision.lidar.pretraining.model import PretrainModel
 from robovision.lidar.pretraining.options import PretrainOptions
 from robovision.lidar.pretraining.sweeps import Place, find_places, read_moment, read_truth
 from robovision.lidar.pretraining.views import Batch, make_batch
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
+from robovision.optimisers import adamw, check_loss, descend, learning_rate
+from robovision.processes import Processes
 from robovision.run import Run
+from robovision.steps import Steps
 from robovision.types import Metric
 
-CURVE_EVERY = 10
-"""One of so many steps is a row of the curve."""
 GRADIENT_NORM = 10.0
 
 
@@ -84,9 +80,6 @@ class Pretraining:
         if options.batch % processes.count:
             raise UsageError(f"batch ({options.batch}) must be a multiple of the {processes.count} processes")
         self.run, self.options, self._processes = run, options, processes
-        self.step = 0
-        self.curve: list[dict[str, float]] = []
-        self._seconds = 0.0
 
     def execute(self) -> list[Metric]:
         """Train whatever is still missing; returns the final metrics. Writes backbone.safetensors."""
@@ -95,57 +88,39 @@ class Pretraining:
         self.model = PretrainModel(options).to(own.device(options.device))
         self.places = find_places(find_sequences(options.data, labelled=False), self.model.pairs)
         self.optimizer = adamw(self.model, options.weight_decay)
-        self.step, self.curve, self._seconds = restore(self.run, self.model, self.optimizer)
+        self._steps = Steps(
+            self.run,
+            self.model,
+            self.optimizer,
+            total=options.steps,
+            checkpoint_every=options.checkpoint_every,
+            processes=own,
+        )
         parallel = DistributedDataParallel(self.model) if own.count > 1 else self.model
-        self._fit(parallel, self._load())
-        return self._conclude()
+        batches = self._load()
+        parallel.train()
+        return self._conclude(self._steps.finish("pretraining", lambda: self._train_step(parallel, next(batches))))
 
     def _load(self) -> Iterator[Batch]:
         moments = Moments(self.places, self.model, self.options, self._processes)
-        steps = range(self.step, self.options.steps)
+        steps = range(self._steps.step, self.options.steps)
         return iter(DataLoader(moments, batch_size=None, sampler=steps, num_workers=self.options.loaders))
-
-    def _fit(self, parallel: nn.Module, batches: Iterator[Batch]) -> None:
-        options, leads = self.options, self._processes.leads
-        parallel.train()
-        with tqdm(total=options.steps, initial=self.step, desc="pretraining", unit="step", disable=not leads) as bar:
-            while self.step < options.steps:
-                began = time.monotonic()
-                terms = self._train_step(parallel, next(batches))
-                self.step += 1
-                self._seconds += time.monotonic() - began
-                if self.step % CURVE_EVERY == 0 or self.step == options.steps:
-                    means = {name: self._processes.mean(value) for name, value in terms.items()}
-                    self.curve.append({"step": self.step, **means})
-                    bar.set_postfix({name: f"{value:.3f}" for name, value in means.items()}, refresh=False)
-                bar.update()
-                if leads and (self.step % options.checkpoint_every == 0 or self.step == options.steps):
-                    self._save()
 
     def _train_step(self, parallel: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """One step of AdamW on the objectives of one batch; then the targets follow."""
-        options, device = self.options, self._processes.device(self.options.device)
+        options, step, device = self.options, self._steps.step, self._processes.device(self.options.device)
         terms = cast("dict[str, Tensor]", parallel(batch.to(device)))
         loss = torch.stack(list(terms.values())).sum()
-        check_loss(loss, self.step, f"a lower --lr than {options.lr:g}, or --precision float32")
-        descend(loss, parallel, self.optimizer, learning_rate(self.step, options.steps, options.lr), GRADIENT_NORM)
+        check_loss(loss, step, f"a lower --lr than {options.lr:g}, or --precision float32")
+        descend(loss, parallel, self.optimizer, learning_rate(step, options.steps, options.lr), GRADIENT_NORM)
         self.model.follow()
         return {name: value.detach() for name, value in terms.items()}
 
-    def _save(self) -> None:
-        save(self.run, self.step, self.curve, self._seconds, self.model, self.optimizer)
-        if self.curve:
-            write_csv(self.run.path / "curve.csv", list(self.curve[-1]), self.curve)
-
-    def _conclude(self) -> list[Metric]:
-        last = self.curve[-max(1, len(self.curve) // 20) :]
-        names = [name for name in last[0] if name != "step"]
-        metrics = [Metric(name, float(np.mean([row[name] for row in last])), "1", count=len(last)) for name in names]
-        metrics.append(Metric("training_time", round(self._seconds, 1), "s"))
+    def _conclude(self, metrics: list[Metric]) -> list[Metric]:
         if self._processes.leads:
             save_backbone(self.run.path / FILE, self.model.trunk)
-            loss_curves(self.run.path / "curve.png", self.curve, self.options)
-            self.run.write_results(metrics, {"steps": self.step, "sweeps": len(self.places)})
+            loss_curves(self.run.path / "curve.png", self._steps.curve, self.options)
+            self.run.write_results(metrics, {"steps": self._steps.step, "sweeps": len(self.places)})
         return metrics
 
 

@@ -17,7 +17,7 @@ from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.run import Run, differences
 
 if TYPE_CHECKING:
-    from robovision.encoders.processes import Processes
+    from robovision.processes import Processes
 
 TRAIN = """Train a detector on labelled point clouds: KITTI's layout, or what `robovision lidar simulate` writes.
 
@@ -104,8 +104,8 @@ def _detect(options: Detect) -> int:
 
 
 def _train(command: Train) -> int:
-    from robovision.encoders.processes import joined
     from robovision.lidar.detectors.training import resolve
+    from robovision.processes import joined
 
     options = resolve(command.options)
     with joined(options.device) as processes:

@@ -15,7 +15,7 @@ from robovision.lidar.pretraining.options import PretrainOptions
 from robovision.run import Run, differences
 
 if TYPE_CHECKING:
-    from robovision.encoders.processes import Processes
+    from robovision.processes import Processes
 
 PRETRAIN = """Pretrain a LiDAR detector's backbone on sequences without labels, by equivariance in space and time.
 
@@ -50,8 +50,8 @@ class PretrainLidar:
 
 
 def _pretrain(command: PretrainLidar) -> int:
-    from robovision.encoders.processes import joined
     from robovision.lidar.pretraining.training import resolve
+    from robovision.processes import joined
 
     options = resolve(command.options)
     with joined(options.device) as processes:

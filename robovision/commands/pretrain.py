@@ -22,7 +22,7 @@ from robovision.types import Metric
 
 if TYPE_CHECKING:
     from robovision.encoders.pictures import Pictures
-    from robovision.encoders.processes import Processes
+    from robovision.processes import Processes
 
 GROUP = """usage: robovision pretrain COMMAND [OPTIONS]
 
@@ -89,7 +89,7 @@ class Mae:
 
 def _mae(options: Mae) -> int:
     from robovision.encoders.pretraining import resolve
-    from robovision.encoders.processes import joined
+    from robovision.processes import joined
 
     job = options.job
     job = dataclasses.replace(job, config=resolve(job.config), images=absolute(job.images), store=absolute(job.store))

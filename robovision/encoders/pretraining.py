@@ -7,7 +7,6 @@ happened. The images of a step do not depend on the number of processes; how the
 from __future__ import annotations
 
 import dataclasses
-import time
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -15,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from tqdm import tqdm
 
 from robovision import weights
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
@@ -23,16 +21,15 @@ from robovision.encoders.build import build
 from robovision.encoders.mae import MaskedAutoencoder
 from robovision.encoders.mae_config import MaeConfig
 from robovision.encoders.pictures import Draw, Pictures, augment
-from robovision.encoders.processes import Processes
 from robovision.encoders.vit import ViT
 from robovision.errors import UsageError
-from robovision.files import write_atomically, write_csv
-from robovision.optimisers import adamw, check_loss, descend, learning_rate, restore, save
+from robovision.files import write_atomically
+from robovision.optimisers import adamw, check_loss, descend, learning_rate
+from robovision.processes import Processes
 from robovision.run import Run
+from robovision.steps import Steps
 from robovision.types import Metric
 
-CURVE_EVERY = 10
-"""One of so many steps is a row of the loss curve."""
 BETAS = 0.9, 0.95
 """Of AdamW (appendix A.1 of the paper)."""
 GRADIENT_NORM = 1.0
@@ -70,12 +67,9 @@ class Pretraining:
             raise UsageError(f"batch ({config.batch}) must be a multiple of the {processes.count} processes")
         self.run = run
         self.config = config
-        self.step = 0
-        self.curve: list[dict[str, float]] = []
         self._pictures = pictures
         self._processes = processes
         self._draw = Draw(len(pictures), config.batch, config.seed)
-        self._seconds = 0.0
 
     def execute(self) -> list[Metric]:
         """Train whatever is still missing; returns the final metrics. Writes `encoder.safetensors`, half precision.
@@ -85,9 +79,17 @@ class Pretraining:
         """
         make_deterministic(self.config.seed, self.config.threads)
         self._prepare()
-        self.step, self.curve, self._seconds = restore(self.run, self.model, self.optimizer)
-        self._fit()
-        return self._conclude()
+        self._steps = Steps(
+            self.run,
+            self.model,
+            self.optimizer,
+            total=self.config.steps,
+            checkpoint_every=self.config.checkpoint_every,
+            processes=self._processes,
+        )
+        self.model.train()
+        picture = self.run.path / "reconstructions.png"
+        return self._conclude(self._steps.finish("pretraining", self._train_step, lambda: self._show(picture)))
 
     def _prepare(self) -> None:
         config = self.config
@@ -97,35 +99,17 @@ class Pretraining:
         self._parallel: nn.Module = DistributedDataParallel(self.model) if self._processes.count > 1 else self.model
         self.optimizer = adamw(self.model, config.weight_decay, BETAS)
 
-    def _fit(self) -> None:
-        config, leads = self.config, self._processes.leads
-        self.model.train()
-        bar = tqdm(total=config.steps, initial=self.step, desc="pretraining", unit="step", disable=not leads)
-        with bar:
-            while self.step < config.steps:
-                began = time.monotonic()
-                loss, rate = self._train_step()
-                self.step += 1
-                self._seconds += time.monotonic() - began
-                if self.step % CURVE_EVERY == 0 or self.step == config.steps:
-                    mean = self._processes.mean(loss)
-                    self.curve.append({"step": self.step, "loss": mean, "lr": rate})
-                    bar.set_postfix(loss=f"{mean:.3f}", refresh=False)
-                bar.update()
-                if leads and (self.step % config.checkpoint_every == 0 or self.step == config.steps):
-                    self._save()
-
-    def _train_step(self) -> tuple[Tensor, float]:
+    def _train_step(self) -> dict[str, Tensor | float]:
         """One step of AdamW on the loss of one batch: draw, crop, hide, paint, compare, descend."""
-        config = self.config
-        rate = learning_rate(self.step, config.steps, config.lr)
-        images, order = self._batch(self.step)
+        config, step = self.config, self._steps.step
+        rate = learning_rate(step, config.steps, config.lr)
+        images, order = self._batch(step)
         device = self.model.mask_token.device
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss: Tensor = self._parallel(images.to(device), order.to(device))
-        check_loss(loss, self.step, f"a lower --lr than {config.lr:g}, or --precision float32")
+        check_loss(loss, step, f"a lower --lr than {config.lr:g}, or --precision float32")
         descend(loss, self.model, self.optimizer, rate, GRADIENT_NORM)
-        return loss.detach(), rate
+        return {"loss": loss.detach(), "lr": rate}
 
     def _batch(self, step: int) -> tuple[Tensor, Tensor]:
         """The images of a step for this process, uint8 [B, 3, S, S], and the order in which their patches are seen."""
@@ -136,22 +120,14 @@ class Pretraining:
         images = augment(self._pictures.take(own.share(self._draw(step))), size, generator)
         return images, torch.rand(len(images), rows * columns, generator=generator).argsort(dim=1)
 
-    def _save(self) -> None:
-        save(self.run, self.step, self.curve, self._seconds, self.model, self.optimizer)
-        write_csv(self.run.path / "curve.csv", ["step", "loss", "lr"], self.curve)
-        self._show(self.run.path / "reconstructions.png")
-
-    def _conclude(self) -> list[Metric]:
-        last = [row["loss"] for row in self.curve[-max(1, len(self.curve) // 20) :]]
-        metrics = [
-            Metric("reconstruction_error", float(np.mean(last)), "variances of a patch", count=len(last)),
-            Metric("training_time", round(self._seconds, 1), "s"),
-        ]
+    def _conclude(self, means: list[Metric]) -> list[Metric]:
+        loss, _, seconds = means
+        metrics = [dataclasses.replace(loss, name="reconstruction_error", unit="variances of a patch"), seconds]
         if self._processes.leads:
             half = {name: value.half() for name, value in self.model.encoder.state_dict().items()}
             checksum = weights.save(self.run.path / "encoder.safetensors", half)
-            loss_curve(self.run.path / "curve.png", self.curve, self.config)
-            details = {"steps": self.step, "images": len(self._pictures), "encoder_sha256": checksum}
+            loss_curve(self.run.path / "curve.png", self._steps.curve, self.config)
+            details = {"steps": self._steps.step, "images": len(self._pictures), "encoder_sha256": checksum}
             self.run.write_results(metrics, details)
         return metrics
 

@@ -45,8 +45,10 @@ class Processes:
         """The random numbers of one step in this process."""
         return torch.Generator().manual_seed(derive(seed, "step", step, self.rank))
 
-    def mean(self, value: Tensor) -> float:
-        """The mean of a number over the processes."""
+    def mean(self, value: Tensor | float) -> float:
+        """The mean of a number over the processes; one that is no tensor is the same in all."""
+        if not isinstance(value, Tensor):
+            return value
         if self.count > 1:
             value = value.clone()
             distributed.all_reduce(value)
@@ -58,6 +60,10 @@ class Processes:
             distributed.barrier()
 
 
+ALONE = Processes()
+"""One process, without torchrun."""
+
+
 @contextlib.contextmanager
 def joined(device: Device) -> Iterator[Processes]:
     """The processes that torchrun started, seen from this one; without torchrun, this one alone.
@@ -67,7 +73,7 @@ def joined(device: Device) -> Iterator[Processes]:
     """
     count, rank, local = (int(os.environ.get(name, value)) for name, value in _ENVIRONMENT.items())
     if count == 1:
-        yield Processes()
+        yield ALONE
         return
     if device == "cuda":
         if local >= torch.cuda.device_count():
