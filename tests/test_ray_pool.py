@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import functools
-import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,34 +9,7 @@ import pytest
 
 from robovision.envs.ray_pool import RayPool, cluster, open_pool
 from robovision.errors import UsageError
-
-
-class Misbehaving:
-    """Squares numbers; dies or hangs once for the numbers that are told to, remembered in a folder."""
-
-    def __init__(self, folder: Path, crashes: tuple[int, ...] = (), hangs: tuple[int, ...] = ()) -> None:
-        self.folder, self.crashes, self.hangs = folder, crashes, hangs
-
-    def __call__(self, number: int) -> int:
-        if number < 0:
-            raise UsageError(f"{number} is negative")
-        first = not (self.folder / str(number)).exists()
-        (self.folder / str(number)).touch()
-        if number in self.crashes and first:
-            os._exit(7)
-        if number in self.hangs and first:
-            time.sleep(60)
-        return number**2
-
-    def close(self) -> None:
-        (self.folder / f"closed-{os.getpid()}").touch()
-
-
-class Dying:
-    def __call__(self, number: int) -> int:
-        os._exit(9)
-
-    def close(self) -> None: ...
+from tests.misbehaving import Dying, Misbehaving
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +34,7 @@ def test_an_item_that_kills_every_actor_is_named(ray: Any) -> None:
 
 
 def test_an_error_in_a_job_is_raised_here(ray: Any, tmp_path: Path) -> None:
-    build = functools.partial(Misbehaving, tmp_path)
+    build = functools.partial(Misbehaving, tmp_path, (), ())
     with RayPool[int, int](ray, build, 1, timeout=60) as pool, pytest.raises(UsageError, match="-1 is negative"):
         list(pool.map([-1]))
 
@@ -72,6 +43,6 @@ def test_an_address_without_a_cluster_is_named(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with (
         pytest.raises(UsageError, match="no Ray cluster at 'nowhere'"),
-        open_pool(functools.partial(Misbehaving, tmp_path), 1, ray="nowhere"),
+        open_pool(functools.partial(Misbehaving, tmp_path, (), ()), 1, ray="nowhere"),
     ):
         pass

@@ -1,37 +1,15 @@
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from robovision.envs.workers import WorkerPool
 from robovision.errors import UsageError
-
-
-class Misbehaving:
-    """Squares numbers; does something bad once for each listed number, remembered in a folder."""
-
-    def __init__(self, folder: Path, crashes: tuple[int, ...], hangs: tuple[int, ...]) -> None:
-        self.folder, self.crashes, self.hangs = folder, crashes, hangs
-
-    def __call__(self, number: int) -> int:
-        if number < 0:
-            raise UsageError(f"{number} is negative")
-        first = not (self.folder / str(number)).exists()
-        (self.folder / str(number)).touch()
-        if number in self.crashes and first:
-            os._exit(7)
-        if number in self.hangs and first:
-            time.sleep(60)
-        return number**2
-
-    def close(self) -> None:
-        (self.folder / f"closed-{os.getpid()}").touch()
+from tests.misbehaving import Dying, Misbehaving
 
 
 def test_results_come_for_all_and_jobs_are_closed(tmp_path: Path) -> None:
@@ -48,13 +26,6 @@ def test_crashed_and_hung_workers_are_replaced_and_counted(tmp_path: Path) -> No
         done = sorted(pool.map(range(5)), key=lambda d: d.index)
     assert [d.result for d in done] == [0, 1, 4, 9, 16]
     assert [d.lost for d in done] == [0, 1, 0, 1, 0]
-
-
-class Dying:
-    def __call__(self, number: int) -> int:
-        os._exit(9)
-
-    def close(self) -> None: ...
 
 
 def test_an_item_that_kills_every_worker_is_named(tmp_path: Path) -> None:

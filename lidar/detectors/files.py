@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import dacite
-from torch import Tensor
+from torch import Tensor, nn
 
 from robovision import weights
 from robovision.errors import UsageError
@@ -28,14 +28,7 @@ def save_detector(path: Path, detector: Detector) -> None:
     Raises:
         UsageError: if the file can't be written.
     """
-    from safetensors.torch import save
-
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in detector.state_dict().items()
-    }
-    with write_atomically(path) as file:
-        file.write(save(tensors, {KEY: json.dumps(to_dict(detector.config))}))
+    write_described(path, detector, KEY, detector.config)
 
 
 def load_detector(path: Path) -> Detector:
@@ -76,6 +69,34 @@ def read_config(path: Path) -> DetectorConfig:
     Raises:
         UsageError: as `load_detector`.
     """
+    return read_description(
+        path, KEY, "holds no detector: its header does not say which; give one of `robovision lidar train`"
+    )
+
+
+def write_described(path: Path, module: nn.Module, key: str, config: DetectorConfig) -> None:
+    """Write a module's weights in half precision, and in the header, under a key, the detector that they are of.
+
+    Raises:
+        UsageError: if the file can't be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
+        for name, value in module.state_dict().items()
+    }
+    with write_atomically(path) as file:
+        file.write(save(tensors, {key: json.dumps(to_dict(config))}))
+
+
+def read_description(path: Path, key: str, otherwise: str) -> DetectorConfig:
+    """The detector that a file's header describes under a key.
+
+    Raises:
+        UsageError: if the file can't be read, has no such entry, where `otherwise` says what to do, or one of another
+            version.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -85,11 +106,9 @@ def read_config(path: Path) -> DetectorConfig:
         raise UsageError(f"there is no weight file {path}") from None
     except (SafetensorError, OSError) as error:
         raise UsageError(f"{path} is no readable safetensors file: {error}") from error
-    if KEY not in header:
-        raise UsageError(
-            f"{path} holds no detector: its header does not say which; give one of `robovision lidar train`"
-        )
+    if key not in header:
+        raise UsageError(f"{path} {otherwise}")
     try:
-        return dacite.from_dict(DetectorConfig, json.loads(header[KEY]), dacite.Config(strict=True, cast=[tuple]))
+        return dacite.from_dict(DetectorConfig, json.loads(header[key]), dacite.Config(strict=True, cast=[tuple]))
     except (dacite.DaciteError, ValueError, UsageError) as error:
-        raise UsageError(f"{path}: its header describes no detector of this version: {error}") from error
+        raise UsageError(f"{path}: its header describes no model of this version: {error}") from error

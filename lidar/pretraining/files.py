@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-
-import dacite
 
 from robovision import weights
 from robovision.errors import UsageError
-from robovision.files import write_atomically
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.detectors.files import SHOWN, read_description, write_described
 from robovision.lidar.pretraining.network import Trunk
-from robovision.run import to_dict
 
 FILE = "backbone.safetensors"
 """Its name in a run folder."""
@@ -21,7 +17,6 @@ KEY = "robovision.lidar.backbone"
 """The entry of the header that holds the config as JSON."""
 SAME = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
 """What backbones must have in common for one's weights to mean the same in the other; classes and heads may differ."""
-SHOWN = 5
 
 
 def save_backbone(path: Path, trunk: Trunk) -> None:
@@ -30,14 +25,7 @@ def save_backbone(path: Path, trunk: Trunk) -> None:
     Raises:
         UsageError: if the file can't be written.
     """
-    from safetensors.torch import save
-
-    tensors = {
-        name: (value.half() if value.is_floating_point() else value).contiguous().cpu()
-        for name, value in trunk.state_dict().items()
-    }
-    with write_atomically(path) as file:
-        file.write(save(tensors, {KEY: json.dumps(to_dict(trunk.config))}))
+    write_described(path, trunk, KEY, trunk.config)
 
 
 def assign_backbone(detector: Detector, path: Path) -> None:
@@ -49,7 +37,11 @@ def assign_backbone(detector: Detector, path: Path) -> None:
     file = path / FILE if path.is_dir() else path
     if path.is_dir() and not file.is_file():
         raise UsageError(f"{path} holds no {FILE}: its pretraining has not ended; continue it with --resume {path}")
-    config = _read_config(file)
+    config = read_description(
+        file,
+        KEY,
+        "holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by --start",
+    )
     _check_model(config, detector.config, file)
     own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.")}
     given = weights.load_floats(file)
@@ -74,24 +66,3 @@ def _check_model(found: DetectorConfig, wanted: DetectorConfig, path: Path) -> N
     ]
     if differing:
         raise UsageError(f"{path} holds the backbone of another model:\n  " + "\n  ".join(differing))
-
-
-def _read_config(path: Path) -> DetectorConfig:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-    except FileNotFoundError:
-        raise UsageError(f"there is no weight file {path}") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(f"{path} is no readable safetensors file: {error}") from error
-    if KEY not in header:
-        raise UsageError(
-            f"{path} holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by "
-            "--start"
-        )
-    try:
-        return dacite.from_dict(DetectorConfig, json.loads(header[KEY]), dacite.Config(strict=True, cast=[tuple]))
-    except (dacite.DaciteError, ValueError, UsageError) as error:
-        raise UsageError(f"{path}: its header describes no model of this version: {error}") from error
