@@ -12,6 +12,7 @@ the last action are left out.
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Callable
 from fractions import Fraction
@@ -52,8 +53,10 @@ def export(
 
     Raises:
         UsageError: if `out` exists or can't be written, if the dataset is empty, damaged, or does not say how many
-            steps a second it has, or if images have an odd side, which the video format can't hold.
+            steps a second it has, if images have an odd side, which the video format can't hold, or without pyarrow.
     """
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UsageError("exporting to LeRobot needs pyarrow: pip install 'robovision[lerobot]'")
     dataset = open_dataset(source)
     metadata = dataset.storage.metadata
     rate = metadata.get("fps") if fps is None else fps
