@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -169,7 +168,7 @@ def test_the_command_names_what_it_leaves_out(source: Path, tmp_path: Path, caps
 
 
 def test_without_pyarrow_the_extra_is_named(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install 'robovision\[lerobot\]'"):
         export(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
