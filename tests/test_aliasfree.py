@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from robovision.errors import UsageError
 from robovision.symmetry.aliasfree import (
+    TAPS,
     FilteredActivation,
     IdealDownsample,
     IdealUpsample,
@@ -106,6 +107,25 @@ def test_kaiser_filters_keep_low_waves_and_their_places(border: str) -> None:
     assert torch.allclose(up(wave)[0, 0, 24, middle], fine[middle], atol=0.02)
     assert torch.allclose(down(up(wave))[..., 8:16, 8:16], wave[..., 8:16, 8:16], atol=0.03)
     assert up(wave).shape == (1, 1, 48, 48) and down(wave).shape == (1, 1, 12, 12)
+
+
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_kaiser_filters_are_convolutions(factor: int, border: str) -> None:
+    """Also by odd factors, whose cells keep their centres too, and by 1, which is nothing."""
+    maps = torch.rand(2, 3, 12, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel = kaiser_kernel(factor)
+    taps = (kernel[:, None] * kernel)[None, None].expand(3, 1, -1, -1)
+    reach = (len(kernel) - factor) // 2
+    padded = functional.pad(maps, [reach] * 4, "circular" if border == "circular" else "constant")
+    coarse = KaiserDownsample(factor, border)(maps)  # type: ignore[arg-type]
+    assert torch.allclose(coarse, functional.conv2d(padded, taps, stride=factor, groups=3), atol=1e-12)
+    around = functional.pad(coarse, [TAPS] * 4, "circular" if border == "circular" else "constant")
+    first = reach + TAPS * factor
+    spread = functional.conv_transpose2d(around, factor**2 * taps, stride=factor, groups=3)
+    fine = KaiserUpsample(factor, border)(coarse)  # type: ignore[arg-type]
+    assert torch.allclose(fine, spread[..., first : first + 12, first : first + 18], atol=1e-12)
+    assert factor > 1 or torch.allclose(fine, maps, atol=1e-12)
 
 
 def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold() -> None:

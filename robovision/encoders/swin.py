@@ -2,7 +2,8 @@
 
 CoSwin's code is not public; built from its description: depthwise 3 x 3 convolution, batch norm and ReLU on the same
 normalised maps, summed with the attention. With that branch at zero it is Swin exactly. Windows are fixed to the
-grid, so neither is equivariant to shifts by less than a window of the last map.
+grid, so neither is equivariant to shifts by less than a window of the last map; by whole ones both are, far from the
+border.
 """
 
 from __future__ import annotations
@@ -177,10 +178,14 @@ class Swin(Encoder):
         return height // self.stride, width // self.stride
 
     def symmetries(self) -> tuple[Symmetry, ...]:
-        """None by a cell of the last map: windows stay where they are."""
+        """None by a cell of the last map, whose windows stay where they are; by whole windows, at inner cells."""
         cells = Tokens(self.stride)
+        windows = shifts(self.stride * self.size.window)
         groups = shifts(self.stride), turns("C4")
-        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
+        return (
+            Symmetry(windows, "interior", outputs=cells, margin=self._reach(), part=claims.tokens),
+            *(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups),
+        )
 
     def encode(self, images: Tensor) -> Features:
         x = self.patch_norm(self.patch_embed(images).permute(0, 2, 3, 1))
@@ -188,6 +193,11 @@ class Swin(Encoder):
             x = stage(x if number == 0 else self.merge[number - 1](x))
         tokens = self.norm(x).flatten(1, 2)
         return Features(tokens, tokens.mean(1))
+
+    def _reach(self) -> int:
+        """Cells of the last map that a cell sees to each side: in each block those of a window but one."""
+        pixels = sum(depth * (self.size.window - 1) * (PATCH << k) for k, depth in enumerate(self.size.depths))
+        return -(-pixels // self.stride)
 
 
 def _offsets(window: int) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +42,9 @@ WORDS = {
 }
 
 IMAGE_GROUPS = (
-    dataclasses.replace(shifts(), magnitudes=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
+    shifts().of(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     SO2,
-    dataclasses.replace(SCALE, magnitudes=(1.05, 1.1, 1.2, 1.4)),
+    SCALE.of(1.05, 1.1, 1.2, 1.4),
     FLIP,
 )
 CLOUD_GROUPS = (GROUND, YAW, SO3, CLOUD_SCALE, MIRROR, PERMUTATION)
