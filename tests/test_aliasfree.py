@@ -120,8 +120,8 @@ def test_kaiser_filters_are_convolutions(factor: int, border: str) -> None:
     padded = functional.pad(maps, [reach] * 4, "circular" if border == "circular" else "constant")
     coarse = KaiserDownsample(factor, border)(maps)  # type: ignore[arg-type]
     assert torch.allclose(coarse, functional.conv2d(padded, taps, stride=factor, groups=3), atol=1e-12)
-    around = functional.pad(coarse, [TAPS] * 4, "circular" if border == "circular" else "constant")
-    first = reach + TAPS * factor
+    around = functional.pad(coarse, [TAPS // 2] * 4, "circular" if border == "circular" else "constant")
+    first = reach + TAPS // 2 * factor
     spread = functional.conv_transpose2d(around, factor**2 * taps, stride=factor, groups=3)
     fine = KaiserUpsample(factor, border)(coarse)  # type: ignore[arg-type]
     assert torch.allclose(fine, spread[..., first : first + 12, first : first + 18], atol=1e-12)
@@ -135,13 +135,15 @@ def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold
     response = torch.fft.rfft(kernel, 256).abs()
     assert float(response[:20].min()) > 0.95
     assert float(response[105:].max()) < 0.02
+    lower = torch.fft.rfft(kaiser_kernel(2, 0.7), 256).abs()
+    assert float(lower[64]) < 0.15 < 0.4 < float(response[64])  # at the coarse grid's limit
 
 
 def test_wrong_factors_and_sides_are_told() -> None:
     with pytest.raises(UsageError, match=r"above 0 and at most 1, got 1\.5"):
         IdealDownsample(2, 1.5)
-    with pytest.raises(UsageError, match="a Kaiser filter has no cutoff"):
-        FilteredActivation(leaky, filter="kaiser", cutoff=0.5)
+    with pytest.raises(UsageError, match="above 0 and at most 1, got 0"):
+        FilteredActivation(leaky, filter="kaiser", cutoff=0.0)
     with pytest.raises(UsageError, match="at least 1, got 0"):
         IdealUpsample(0)
     with pytest.raises(UsageError, match="maps of 9 x 8 can't be made 2 times as coarse"):

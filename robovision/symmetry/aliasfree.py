@@ -73,10 +73,8 @@ class IdealDownsample(nn.Module):
 
     def __init__(self, factor: int = 2, cutoff: float = 1.0) -> None:
         super().__init__()
-        if not 0 < cutoff <= 1:
-            raise UsageError(f"the cutoff must be above 0 and at most 1, got {cutoff:g}")
         self.factor = _check_factor(factor)
-        self.cutoff = cutoff
+        self.cutoff = _check_cutoff(cutoff)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         return (Symmetry(cyclic_shifts(0.125, 1.0, 3.3), "exact", outputs=Image(self.factor)),)
@@ -109,24 +107,31 @@ class KaiserUpsample(nn.Module):
         return _kaiser_symmetries(self.border, 1 / self.factor, self.factor, TAPS * self.factor // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        rows, columns = (self.factor * _matrix(side, self.factor, self.border, maps) for side in maps.shape[-2:])
+        rows, columns = (
+            self.factor * kaiser_matrix(side, self.factor, self.border, 1.0, maps.dtype, maps.device)
+            for side in maps.shape[-2:]
+        )
         return rows @ maps @ columns.T
 
 
 class KaiserDownsample(nn.Module):
     """As `IdealDownsample`, with a local filter; see `KaiserUpsample`."""
 
-    def __init__(self, factor: int = 2, border: Border = "zeros") -> None:
+    def __init__(self, factor: int = 2, border: Border = "zeros", cutoff: float = 1.0) -> None:
         super().__init__()
         self.factor = _check_factor(factor)
         self.border: Border = border
+        self.cutoff = _check_cutoff(cutoff)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         return _kaiser_symmetries(self.border, self.factor, self.factor, TAPS // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
         _check_sides(maps, self.factor)
-        rows, columns = (_matrix(side // self.factor, self.factor, self.border, maps) for side in maps.shape[-2:])
+        rows, columns = (
+            kaiser_matrix(side // self.factor, self.factor, self.border, self.cutoff, maps.dtype, maps.device)
+            for side in maps.shape[-2:]
+        )
         return rows.T @ maps @ columns
 
 
@@ -138,12 +143,12 @@ class FilteredActivation(nn.Module):
         factor: how much finer the grid is that it acts on.
         filter: `ideal` or `kaiser`.
         border: of the Kaiser filter.
-        cutoff: share of the frequencies that the ideal filter keeps. All by default, since one layer loses nothing
-            then and keeps 58 dB (SiLU); eight in a row keep 54 to 56 dB, and for more want 0.8 (57 to 61 dB, without
-            the highest fifth) or a grid four times as fine (95 dB, four times the work).
+        cutoff: share of the frequencies that are kept, by an ideal filter sharply. All by default: one layer loses
+            nothing then and keeps 58 dB (SiLU). Eight in a row keep 54 to 56 dB, and for more want 0.8 (57 to 61 dB,
+            without the highest fifth) or a grid four times as fine (95 dB, four times the work).
 
     Raises:
-        UsageError: for a factor below 1, or a cutoff that is not in 0..1 or that a Kaiser filter would not heed.
+        UsageError: for a factor below 1, or a cutoff that is not in 0..1.
     """
 
     def __init__(
@@ -157,10 +162,8 @@ class FilteredActivation(nn.Module):
         super().__init__()
         self.activation = activation
         ideal = filter == "ideal"
-        if not ideal and cutoff != 1:
-            raise UsageError(f"a Kaiser filter has no cutoff to choose, got {cutoff:g}: use filter='ideal'")
         self.up = IdealUpsample(factor) if ideal else KaiserUpsample(factor, border)
-        self.down = IdealDownsample(factor, cutoff) if ideal else KaiserDownsample(factor, border)
+        self.down = IdealDownsample(factor, cutoff) if ideal else KaiserDownsample(factor, border, cutoff)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Exact for whole pixels, away from zeros at a border; fractions on the torus as good as the grid is fine."""
@@ -174,11 +177,12 @@ class FilteredActivation(nn.Module):
         return self.down(self.activation(self.up(maps)))  # type: ignore[no-any-return]
 
 
-def kaiser_kernel(factor: int) -> Tensor:
-    """A low-pass filter for the limit of a grid `factor` times as coarse, float64 [TAPS * factor], of sum 1.
+def kaiser_kernel(factor: int, cutoff: float = 1.0) -> Tensor:
+    """A low-pass filter for `cutoff` times the limit of a grid `factor` times as coarse, float64, of sum 1.
 
-    The sinc of that limit times a Kaiser window whose attenuation follows from its length and transition band
-    (StyleGAN3, appendix C). For an odd factor it is one tap shorter, so that its middle is that of a coarse cell.
+    The sinc of that frequency times a Kaiser window whose attenuation follows from its length and transition band
+    (StyleGAN3, appendix C). It has TAPS * factor taps, for an odd factor one less, so that its middle is that of a
+    coarse cell.
     """
     length = TAPS * factor - factor % 2
     width = TRANSITION / factor * 2
@@ -188,7 +192,7 @@ def kaiser_kernel(factor: int) -> Tensor:
     else:
         beta = 0.5842 * max(0.0, attenuation - 21) ** 0.4 + 0.07886 * max(0.0, attenuation - 21)
     places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
-    kernel = torch.sinc(places / factor) * torch.kaiser_window(length, False, beta, dtype=torch.float64)
+    kernel = torch.sinc(cutoff * places / factor) * torch.kaiser_window(length, False, beta, dtype=torch.float64)
     return kernel / kernel.sum()
 
 
@@ -209,15 +213,16 @@ def kaiser_matrix(
     coarse: int,
     factor: int,
     border: Border,
-    dtype: torch.dtype = torch.float32,
-    device: torch.device | str = "cpu",
+    cutoff: float,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Tensor:
     """The filter of `kaiser_kernel` between a grid of so many cells and one `factor` times as fine, [fine, coarse].
 
     Its transpose makes lines coarser, it and `factor` make them finer. As a product of matrices that is faster on a
     core than a convolution, though most of it is 0.
     """
-    kernel = kaiser_kernel(factor).expand(coarse, -1)
+    kernel = kaiser_kernel(factor, cutoff).expand(coarse, -1)
     reach, fine = (kernel.shape[1] - factor) // 2, coarse * factor
     place = factor * torch.arange(coarse)[:, None] + torch.arange(kernel.shape[1])
     if border == "circular":
@@ -225,10 +230,6 @@ def kaiser_matrix(
     else:
         taps = torch.zeros(coarse, fine + 2 * reach).double().scatter_(1, place, kernel)[:, reach : reach + fine]
     return taps.T.to(device, dtype).contiguous()
-
-
-def _matrix(coarse: int, factor: int, border: Border, like: Tensor) -> Tensor:
-    return kaiser_matrix(coarse, factor, border, like.dtype, like.device)
 
 
 def _kaiser_symmetries(border: str, cell: float, factor: int, reach: int) -> tuple[Symmetry, ...]:
@@ -242,6 +243,12 @@ def _check_factor(factor: int) -> int:
     if factor < 1:
         raise UsageError(f"the factor must be at least 1, got {factor}")
     return factor
+
+
+def _check_cutoff(cutoff: float) -> float:
+    if not 0 < cutoff <= 1:
+        raise UsageError(f"the cutoff must be above 0 and at most 1, got {cutoff:g}")
+    return cutoff
 
 
 def _check_sides(maps: Tensor, factor: int) -> None:

@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from robovision.encoders.base import Features
 from robovision.errors import UsageError
-from robovision.symmetry.data import Image, Kind
+from robovision.symmetry.data import Image, Kind, Tokens
 from robovision.symmetry.elements import Element
-from robovision.symmetry.groups import Group
+from robovision.symmetry.groups import Group, shifts, turns
 
 Grade = Literal["exact", "interior", "approximate", "none"]
 
@@ -86,6 +86,16 @@ class Symmetry:
         margin = f", {self.margin} cells inside" if self.margin else ""
         within = f" within {self.tolerance:g}" if self.tolerance else ""
         return f"{self.group.name}: {self.grade}{within}{margin}"
+
+
+def nothing_kept(cell: int) -> tuple[Symmetry, ...]:
+    """What an encoder declares whose tokens know their place: neither shifts by cells nor quarter turns are kept.
+
+    Args:
+        cell: pixels of a token's side.
+    """
+    groups = shifts(cell), turns("C4")
+    return tuple(Symmetry(group, "none", outputs=Tokens(cell), part=tokens) for group in groups)
 
 
 @runtime_checkable
