@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SYMMETRY = """How a model answers when its input moves: the error against the size of the motion, layer by layer.
 
-MODEL is a name of `robovision weights list`, the folder of a training run, or your own as package.module:name: a module,
-or a class or function that makes one without arguments. Looks at an image, or at a point cloud (.bin, .pcd, .ply,
+MODEL is a name of `robovision weights list`, the folder of a training run, or your own as package.module:name, a module
+or what makes one without arguments. Looks at an image, or at a point cloud (.bin, .pcd, .ply,
 .npz, .feather). 0 is equivariant, 1.41 unrelated. Prints a table; writes a PNG and a CSV.
 
 A vision transformer is shown without CoIn and with it: how far its tokens move and turn with the image, how fine they

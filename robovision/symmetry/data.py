@@ -168,6 +168,9 @@ class Points(Kind):
         _check_last("points", data, 3)
         return element.points(data)
 
+    def centred(self, data: Tensor) -> Tensor:
+        return data - data.mean(-2, keepdim=True)
+
 
 @dataclass(frozen=True)
 class Vectors(Kind):
