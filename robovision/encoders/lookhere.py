@@ -103,7 +103,8 @@ def directed_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor
     k, v = k.flip(2), v.flip(2)
     at_once = max(1, CHUNK // (heads * columns * rows * columns))
     parts = [functional.scaled_dot_product_attention(q[:, :, :1], k, v)]
-    for chosen, some in zip(q[:, :, 1:].split(at_once * columns, dim=2), windows.split(at_once, dim=1), strict=True):
+    queries, masks = torch.split(q[:, :, 1:], at_once * columns, dim=2), torch.split(windows, at_once, dim=1)
+    for chosen, some in zip(queries, masks, strict=True):
         mask = table.new_empty(1, heads, chosen.shape[2], 1 + rows * columns)
         mask[..., -1] = 0
         mask[0, :, :, :-1].view(some.shape).copy_(some)
