@@ -12,7 +12,8 @@ import pytest
 
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.sweep import finish, sweep
-from robovision.envs.demos import DemoOptions, collect
+from robovision.envs.demo_options import DemoOptions
+from robovision.envs.demos import collect
 from robovision.errors import UsageError
 from tests.helpers import TINY
 

@@ -20,7 +20,7 @@ from robovision.agents.sweep import sweep
 from robovision.agents.train import resolve
 from robovision.bench.control_plan import METHODS, TITLES, Cell, Choice
 from robovision.bench.timing import markdown
-from robovision.envs.demos import experts
+from robovision.envs.task_table import experts
 from robovision.files import write_atomically, write_csv
 from robovision.types import Metric
 
