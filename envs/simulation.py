@@ -121,7 +121,8 @@ class Joints:
         """The numbers in the present state, float32 [2 J]."""
         self._first[:] = self._positions()
         self._second[:] = self._velocities()
-        return np.minimum(np.maximum(self._numbers, self._low), self._high)  # quicker than np.clip for so few
+        within: Vector = np.minimum(np.maximum(self._numbers, self._low), self._high)  # quicker than np.clip
+        return within
 
 
 def position_bounds(model: mujoco.MjModel, joints: NDArray[np.int_]) -> tuple[Vector, Vector]:
