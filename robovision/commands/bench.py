@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from robovision.bench.claims import NAMES as CLAIM_NAMES
-from robovision.bench.control_plan import Choice, Scale
-from robovision.commands import Command, absolute, check_workers
+from robovision.bench.control_plan import Cell, Choice
+from robovision.commands import Command, check_workers
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import find_task
@@ -218,22 +219,7 @@ examples:
 class Control:
     """The options of `robovision bench control`."""
 
-    budget: Scale = "smoke"
-    """smoke, cpu or paper."""
-    tasks: tuple[str, ...] = ()
-    """Which tasks; without any, the budget's."""
-    methods: tuple[str, ...] = ()
-    """frozen, fine-tuned, coin, adapters, cnn, gate-shut; without any, all."""
-    seeds: tuple[int, ...] = ()
-    """Without any, the budget's."""
-    demos: int | None = None
-    """Demonstrations of a task; by default the budget's."""
-    episodes: int | None = None
-    """Episodes of an evaluation; by default the budget's."""
-    encoder: str = "vit-tiny-sim"
-    """The pretrained encoder."""
-    weights: Path | None = None
-    """A file with its weights, in any published format."""
+    choice: Annotated[Choice, tyro.conf.arg(name="")] = Choice()
     out: Path | None = None
     """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
     workers: int = 0
@@ -247,25 +233,6 @@ class Control:
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
-        for name in ("demos", "episodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, got {value}")
-        check_image_size(self.encoder, self.choice.budget.env.size, "the budget's image size")
-
-    @property
-    def choice(self) -> Choice:
-        """The cells that are meant."""
-        return Choice(
-            self.budget,
-            self.tasks,
-            self.methods,
-            self.seeds,
-            self.demos,
-            self.episodes,
-            self.encoder,
-            absolute(self.weights),
-        )
 
 
 def _control(options: Control) -> int:
@@ -273,14 +240,19 @@ def _control(options: Control) -> int:
 
     from robovision.bench import control
 
-    name = f"control-{options.budget}" + ("" if options.demos is None else f"-{options.demos}")
-    out = options.out or Path("runs") / name
-    out.mkdir(parents=True, exist_ok=True)
     choice = options.choice
+    name = f"control-{choice.budget}" + ("" if choice.demos is None else f"-{choice.demos}")
+    out = options.out or Path("runs") / (f"{name}-equal-cost" if choice.equal_cost else name)
+    make_folder(out)
     processes = control.Processes(options.workers, options.threads or int(options.ray is not None))
     if not options.table_only:
         with tqdm(total=len(choice.cells()), desc="cells", unit="cell") as bar:
-            control.run(choice, out.resolve(), processes, options.ray, lambda cell: bar.update())
+
+            def done(cell: Cell) -> None:
+                control.write(choice, out)
+                bar.update()
+
+            control.run(choice, out.resolve(), processes, options.ray, done)
     print(control.write(choice, out))
     return 0
 
