@@ -82,7 +82,7 @@ BUDGETS: dict[Scale, Budget] = {
         seeds=(0, 1, 2),
         demos=5,
         env=EnvOptions(size=64, preset=CPU_PRESET),
-        optimisation=Optimisation(epochs=10, batch=16, clip=4, checkpoint_every=1000),
+        optimisation=Optimisation(epochs=5, batch=16, clip=4, checkpoint_every=1000),
         evaluation=Evaluation(episodes=12, times=1, video=False),
         metaworld_horizon=150,
         frozen_epochs=60,
