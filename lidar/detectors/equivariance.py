@@ -230,6 +230,7 @@ def _plot(path: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
                     shown = [values[name][k] for k in mine]
                     axes[row, column].plot(range(len(mine)), shown, marker="o", color=f"C{number}", label=name)
             _label(axes[row, column], kind)
+        axes[row, 0].set_ylim(bottom=0)  # last: it fixes the top too
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     with write_atomically(path) as file:
         figure.savefig(file, format="png")
@@ -240,5 +241,4 @@ def _label(axes: Axes, kind: str) -> None:
     axes.set_title(kind, fontsize=10)
     axes.set_xticks(range(len(magnitudes)), [f"{m:g}" if unit else "" for m in magnitudes])
     axes.set_xlabel(unit)
-    axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
