@@ -109,6 +109,8 @@ class _Eye(nn.Module):
         """As in torch, but the encoder's batch norms keep the statistics that they hold."""
         super().train(mode)
         self.encoder.eval()
+        if mode:
+            self.memory.forget()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
