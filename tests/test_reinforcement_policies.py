@@ -150,6 +150,24 @@ def test_while_acting_each_new_frame_is_encoded_once() -> None:
         assert not torch.allclose(changed, plain[-1], atol=1e-5)
 
 
+def test_while_acting_nothing_is_remembered_from_before_a_gradient_step() -> None:
+    model = sac(square_envs(2, 2), gradient_steps=0)
+    model.learn(120)
+    extractor = cast(PixelSACPolicy, model.policy).extractor
+    seen = cast(dict[str, torch.Tensor], model.policy.obs_to_tensor(model._last_obs)[0])
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        before = extractor(seen)
+        assert torch.equal(extractor(seen), before)
+    model.train(gradient_steps=1, batch_size=8)  # by a fused optimiser, whose changes PyTorch does not count
+    with torch.no_grad():
+        learnt = extractor.train()(seen)
+        model.policy.set_training_mode(False)
+        acting = extractor(seen)
+    assert not torch.allclose(learnt, before, atol=1e-5)
+    assert torch.allclose(acting, learnt, atol=1e-5)
+
+
 def test_a_gradient_step_encodes_each_batch_once_and_only_the_critic_trains_the_encoder() -> None:
     model = sac(square_envs(2, 2), gradient_steps=0)
     model.learn(120)
