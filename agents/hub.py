@@ -9,8 +9,9 @@ import json
 from pathlib import Path, PurePath
 from typing import Any
 
+from robovision import hub
 from robovision.agents.agent import SCHEME, find_step
-from robovision.errors import UsageError, first_line
+from robovision.errors import UsageError
 from robovision.files import write_atomically, write_json
 from robovision.run import Run
 
@@ -57,15 +58,18 @@ def push(run: Run, checkpoint: str, repository: str, folder: Path, private: bool
     Raises:
         UsageError: as `pack` does; without huggingface_hub; if the Hub refuses, with its reason.
     """
-    hub = _hub()
+    client = hub.client()
     pack(run, checkpoint, folder, repository)
     try:
-        api = hub.HfApi()
-        address = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="policy trained by robovision")
+        with hub.quiet():
+            api = client.HfApi()
+            address = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository, folder_path=str(folder), commit_message="policy trained by robovision"
+            )
     except Exception as error:  # the Hub's own kinds, and those of the network below it
         raise UsageError(
-            f"{repository} can't be uploaded: {first_line(error)}; what was to be uploaded lies in {folder}. "
+            f"{repository} can't be uploaded: {hub.reason(error)}; what was to be uploaded lies in {folder}. "
             "To log in: hf auth login"
         ) from error
     return str(address)
@@ -77,11 +81,12 @@ def pull(repository: str) -> Path:
     Raises:
         UsageError: without huggingface_hub; if the Hub can't be reached or has no such repository.
     """
-    hub = _hub()
+    client = hub.client()
     try:
-        return Path(hub.snapshot_download(repository, allow_patterns=[*PULLED]))
+        with hub.quiet():
+            return Path(client.snapshot_download(repository, allow_patterns=[*PULLED]))
     except Exception as error:  # the Hub's own kinds, and those of the network below it
-        raise UsageError(f"{SCHEME}{repository} can't be fetched: {first_line(error)}") from error
+        raise UsageError(f"{SCHEME}{repository} can't be fetched: {hub.reason(error)}") from error
 
 
 def without_paths(config: Any) -> Any:
@@ -158,11 +163,3 @@ def _results(run: Run) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error!r}): evaluate the run again") from error
     return content
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise UsageError("the Hugging Face Hub needs: pip install 'robovision[hub]'") from None
-    return huggingface_hub

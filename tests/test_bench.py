@@ -53,11 +53,13 @@ def test_envs_prints_single_vectorised_workers_and_overhead(
     assert out.read_text() == output[:-1]
 
 
-def test_encoders_are_timed_beside_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoders_are_timed_beside_transformers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("transformers")
+    out = tmp_path / "new" / "encoders.md"
     arguments = ["bench", "encoders", "vit-tiny", "dinov2-vit-s14", "--batch", "1", "--rounds", "1"]
-    assert main([*arguments, "--size", "112", "--device", "cpu"]) == 0
+    assert main([*arguments, "--size", "112", "--device", "cpu", "--out", str(out)]) == 0
     output = capsys.readouterr().out
+    assert out.read_text() == output[:-1]
     rows = [line.split("|") for line in output.splitlines() if line.startswith(("| vit-tiny", "| dinov2-vit-s14"))]
     assert [row[4].strip() for row in rows] == 2 * ["float32", "float32", "bfloat16", "bfloat16"]
     for row in rows:

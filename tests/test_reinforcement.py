@@ -126,6 +126,8 @@ def test_the_policy_is_the_same_here_in_plain_stable_baselines3_and_on_the_comma
     scaled = np.clip((observation["proprioception"] - mean) / np.sqrt(variance + 1e-8), -10, 10).astype(np.float32)
     expected, _ = plain.predict({**observation, "proprioception": scaled}, deterministic=True)
     assert np.allclose(action, expected, atol=1e-6)
+    near = robovision.agents.load(finished.path, precision="bfloat16")(observation)
+    assert 0 < np.abs(near - action).max() < 0.05
     with pytest.raises(UsageError, match=r"observes pixels uint8 \[6, 32, 32\], and it is uint8 \[3, 32, 32\]"):
         policy({**observation, "pixels": observation["pixels"][:3]})
     with pytest.raises(UsageError, match="observes proprioception, and the observation holds pixels"):

@@ -72,6 +72,11 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The encoder; None where nothing is seen."""
         return self.eye.encoder if self.eye else None
 
+    def set_half(self, half: bool) -> None:
+        """Whether images are seen in bfloat16; for acting, not for learning."""
+        if self.eye is not None:
+            self.eye.to(torch.bfloat16 if half else torch.float32)
+
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         parts = observations if isinstance(observations, dict) else {"": observations}
         seen = [self.trunks[_key(name)](self._fuse(parts[name], k)) for name, k in self.stacks.items()]
@@ -109,11 +114,14 @@ class _Eye(nn.Module):
         """As in torch, but the encoder's batch norms keep the statistics that they hold."""
         super().train(mode)
         self.encoder.eval()
+        if mode:
+            self.memory.forget()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
         seen = self.encoder(frames)
-        return self.readout(seen.tokens).flatten(1) if self.spatial else cast(Tensor, seen.pooled)
+        vectors = self.readout(seen.tokens).flatten(1) if self.spatial else seen.pooled
+        return cast(Tensor, vectors.float() if vectors.dtype == torch.bfloat16 else vectors)
 
 
 @torch.no_grad()
