@@ -25,9 +25,13 @@ from robovision.envs.minari_dataset import (
     read_metadata,
 )
 from robovision.envs.ray_pool import open_pool
-from robovision.envs.registry import try_out
+from robovision.envs.registry import resolve, try_out
 from robovision.envs.task_table import require_expert
+from robovision.envs.tasks import DRAWN
 from robovision.errors import UsageError
+
+START = 300.0
+"""Seconds that a worker may take to begin and to try starts without pictures."""
 
 
 def collect(
@@ -62,12 +66,23 @@ def collect(
         return 0
     lost = 0
     build = functools.partial(Recorder, options, folder.resolve())
-    with _nothing_left(folder), open_pool(build, min(workers, len(missing)), ray=ray) as pool:
+    with _nothing_left(folder), open_pool(build, min(workers, len(missing)), patience(options), ray) as pool:
         for count, done in enumerate(pool.map(missing), start=1):
             lost += done.lost
             publisher.publish(done.result)
             progress(options.episodes - len(missing) + count)
     return lost
+
+
+def patience(options: DemoOptions) -> float:
+    """Seconds after which a worker counts as hung over one episode: five minutes, and one second more a picture.
+
+    >>> patience(DemoOptions("metaworld/drawer-open"))
+    800.0
+    """
+    env = resolve(options.task, options.env)
+    pictures = len(env.cameras) * sum(item in DRAWN for item in env.observe)
+    return START + env.horizon * pictures
 
 
 @contextlib.contextmanager

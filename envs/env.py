@@ -18,6 +18,7 @@ from robovision.envs.registry import EnvOptions, check_seed
 from robovision.envs.rendering import SHOWN, Camera, Renderer, View, farthest, find_camera
 from robovision.envs.simulation import Simulation
 from robovision.envs.stability import Stability
+from robovision.envs.tasks import DRAWN
 from robovision.errors import UsageError, unknown
 
 Observation = dict[str, NDArray[Any]]
@@ -60,6 +61,10 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         self._judged: dict[str, Any] = {}
         self._spectator: Renderer | None = None
         self._cameras = {self._suffix(k, name): self._find(name) for k, name in enumerate(options.cameras)}
+        if len(self._cameras) < len(options.cameras):
+            raise UsageError(
+                f"two cameras would have the same name: {', '.join(options.cameras)}; list them differently"
+            )
         if not options.show_goal:
             simulation.hide_goal()
         draws = render and any(self._is_drawn(item) for item in options.observe)
@@ -170,7 +175,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
 
     @staticmethod
     def _is_drawn(item: str) -> bool:
-        return item in ("pixels", "depth", "segmentation")
+        return item in DRAWN
 
     def _read(self, item: str, suffix: str) -> tuple[str, Callable[[], NDArray[Any]]]:
         """The name of an entry of the observation, and what reads it."""
