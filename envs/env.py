@@ -62,9 +62,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         self._spectator: Renderer | None = None
         self._cameras = {self._suffix(k, name): self._find(name) for k, name in enumerate(options.cameras)}
         if len(self._cameras) < len(options.cameras):
-            raise UsageError(
-                f"two cameras would have the same name: {', '.join(options.cameras)}; list them differently"
-            )
+            raise UsageError(f"two of the cameras would have the same name: {'; '.join(options.cameras)}")
         if not options.show_goal:
             simulation.hide_goal()
         draws = render and any(self._is_drawn(item) for item in options.observe)

@@ -75,7 +75,7 @@ def test_views_do_not_hide_each_other(tmp_path: Path) -> None:
     path = tmp_path / "arm.xml"
     path.write_text(ARM.replace("<light", '<camera name="view1" pos="0 0 3"/><light'))
     view = "lookat=0,0,1 distance=2 azimuth=0 elevation=0"
-    with pytest.raises(UsageError, match="two of the cameras would have the same name: 0; lookat"):
+    with pytest.raises(UsageError, match="two of the cameras would have the same name: 0; lookat=0,0,1 "):
         make(f"mjcf/{path}", cameras=("default", view, "view1"))
 
 
