@@ -75,7 +75,8 @@ def test_a_foreign_dataset_of_other_shapes_is_refused(tmp_path: Path, config: Tr
     assert load_checked(dataclasses.replace(config, data=foreign), foreign).pixels.shape[1:] == (3, 32, 32)
     other = dataclasses.replace(config, task="adroit/pen", env=dataclasses.replace(config.env, size=64))
     shapes = (
-        r"don't fit adroit/pen: actions: \[4\] there, \[24\] wanted; pixels: \[3, 32, 32\] there, \[3, 64, 64\] wanted; "
+        r"don't fit adroit/pen: actions: \[4\] there, \[24\] wanted; "
+        r"pixels: \[3, 32, 32\] there, \[3, 64, 64\] wanted; "
         r"proprioception: \[4\] there, \[24\] wanted"
     )
     with pytest.raises(UsageError, match=shapes):
