@@ -21,14 +21,14 @@ from robovision.run import Run
 Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
-def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor], None]:
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
     """What moves averaged tensors towards the present ones, as `AveragedModel` calls it.
 
     After n steps the decay is at most (1 + n) / (10 + n): with a constant one of 0.999 half of what is evaluated after
     700 steps would be the weights that the training began with.
     """
 
-    def update(averages: Tensors, currents: Tensors, count: Tensor) -> None:
+    def update(averages: Tensors, currents: Tensors, count: Tensor | int) -> None:
         steps = int(count)
         move = get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))  # type: ignore[no-untyped-call]
         move(averages, currents, count)

@@ -26,7 +26,6 @@ from robovision.agents.reinforcement.config import KeypointOptions, Learning, Re
 from robovision.agents.reinforcement.environments import KeypointObserver, make_envs, spaces_of
 from robovision.agents.reinforcement.extractor import make_encoder
 from robovision.agents.reinforcement.models import make_model
-from robovision.agents.reinforcement.policies import PixelPPOPolicy
 from robovision.agents.reinforcement.train import Training, disk_space, resolve
 from robovision.agents.reinforcement.vec_env import SB3VecEnv
 from robovision.cli import main
@@ -291,9 +290,7 @@ def test_a_checkpoint_comes_after_whole_episodes() -> None:
 
 
 def test_ppo_keeps_the_epsilon_that_stable_baselines3_gives_it() -> None:
-    seen = {"encoder": EncoderOptions("vit-micro")}
-    options = {"features_extractor_kwargs": seen}
-    plain = PPO(PixelPPOPolicy, make_vec_env(FindTheSquare, 1), policy_kwargs=options, device="cpu")
+    plain = PPO("MlpPolicy", "Pendulum-v1", device="cpu")
     ours = make_model(dataclasses.replace(TINY, algorithm="ppo", normalise=()), make_vec_env(FindTheSquare, 1))
     assert ours.policy.optimizer.defaults["eps"] == plain.policy.optimizer.defaults["eps"] == 1e-5
 

@@ -250,12 +250,13 @@ def test_a_moving_average_soon_forgets_the_first_weights() -> None:
     for step in range(100):
         nn.init.constant_(layer.weight, 0.0 if step == 0 else 1.0)
         average.update_parameters(layer)
-    assert average.module.weight.item() > 0.999
+    averaged = cast(nn.Linear, average.module)
+    assert averaged.weight.item() > 0.999
     for _ in range(20_000):
         average.update_parameters(layer)
     nn.init.constant_(layer.weight, 2.0)
     average.update_parameters(layer)
-    assert average.module.weight.item() == pytest.approx(1.001, abs=1e-5)
+    assert averaged.weight.item() == pytest.approx(1.001, abs=1e-5)
 
 
 def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
@@ -367,7 +368,8 @@ def test_behaviour_cloning_learns_a_toy_task() -> None:
     for image, (y, x) in zip(pixels, places.tolist(), strict=True):
         image[:, y : y + 8, x : x + 8] = 255
     actions, felt = places / 11.5 - 1, torch.zeros(300, 1)
-    shown = Demonstrations(*(part[:250].numpy() for part in (pixels, felt, actions)), np.full(5, 50), None)
+    images, nothing, answers = (part[:250].numpy() for part in (pixels, felt, actions))
+    shown = Demonstrations(images, nothing, answers, np.full(5, 50), None)
     drawn = clips.Clips(shown, clips.Drawing())
     optimisation = Optimisation(batch=25, ema=0.999, precision="float32")
     learner = Learner(dataclasses.replace(TINY, optimisation=optimisation), 1, drawn.actions)

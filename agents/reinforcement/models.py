@@ -32,8 +32,6 @@ ALGORITHMS: dict[str, tuple[type[Model], type[BasePolicy]]] = {
 }
 NOISE = 0.2
 """Deviation of the noise on TD3's actions, which lie in -1..1."""
-PPO_EPSILON = 1e-5
-"""Adam's, which Stable-Baselines3 gives to PPO only where nothing else is said of its optimiser."""
 FIRST_ENTROPY = "auto_0.1"
 """SAC learns its entropy's weight from here on (DrQ, appendix B)."""
 
@@ -75,10 +73,10 @@ def make_model(config: RLConfig, env: VecEnv) -> Model:
 
 def policy_options(config: RLConfig) -> dict[str, Any]:
     """The arguments of the policy's class."""
-    adam = {"fused": True, "eps": PPO_EPSILON} if config.algorithm == "ppo" else {"fused": True}
     return {
         "net_arch": [config.learning.width] * 2,
-        "optimizer_kwargs": adam,
+        "optimizer_kwargs": {"fused": True},
+        "encoder_pace": (config.learning.encoder_lr or config.learning.lr) / config.learning.lr,
         "features_extractor_kwargs": {"encoder": config.encoder, "features": config.learning.features},
     }
 
