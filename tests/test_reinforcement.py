@@ -21,11 +21,14 @@ from torch import nn
 import robovision.agents
 from robovision import weights
 from robovision.agents.config import EncoderOptions, Evaluation
+from robovision.agents.export import Form, export, play
 from robovision.agents.hub import pack
-from robovision.agents.reinforcement.config import KeypointOptions, Learning, Replay, RLConfig, Rollout
+from robovision.agents.reinforcement.agent import ReinforcedAgent
+from robovision.agents.reinforcement.config import Algorithm, KeypointOptions, Learning, Replay, RLConfig, Rollout
 from robovision.agents.reinforcement.environments import KeypointObserver, make_envs, spaces_of
+from robovision.agents.reinforcement.export import random_observations
 from robovision.agents.reinforcement.extractor import make_encoder
-from robovision.agents.reinforcement.models import make_model
+from robovision.agents.reinforcement.models import ALGORITHMS, make_model, policy_options, policy_state
 from robovision.agents.reinforcement.train import Training, disk_space, resolve
 from robovision.agents.reinforcement.vec_env import SB3VecEnv
 from robovision.cli import main
@@ -164,7 +167,7 @@ def test_ppo_learns_from_other_observations_too(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "ppo", "rl", config, 0)
     metrics = Training(run, config).execute()
     assert metrics[0].name == "success"
-    assert set(robovision.agents.load(run.path)._space.spaces) == {"lidar", "proprioception", "keypoints"}  # type: ignore[attr-defined]
+    assert set(robovision.agents.load(run.path).space.spaces) == {"lidar", "proprioception", "keypoints"}  # type: ignore[attr-defined]
 
 
 def test_keypoints_lie_where_the_image_shows_something() -> None:
@@ -271,6 +274,26 @@ def test_a_models_card_makes_the_environment_that_its_policy_knows(finished: Run
     names["env"].close()
     assert names["env"].options == finished.config(RLConfig).env
     assert np.isfinite(names["action"]).all()
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo"])
+def test_an_exported_policy_does_what_the_policy_does(tmp_path: Path, algorithm: Algorithm) -> None:
+    config = resolve(dataclasses.replace(TINY, algorithm=algorithm, normalise=("proprioception",)))
+    space, actions = spaces_of(config)
+    torch.manual_seed(0)
+    policy = cast(Any, ALGORITHMS[algorithm][1])(space, actions, lambda _: 0.0, **policy_options(config))
+    moments = {"mean": torch.tensor([0.5, -1.0, 0.0, 2.0]), "var": torch.tensor([0.1, 4.0, 1.0, 0.5])}
+    tensors = policy_state(policy) | {f"normalise.proprioception.{name}": value for name, value in moments.items()}
+    agent = ReinforcedAgent(config, tensors, "here", "cpu")
+    form: Form = "torch" if algorithm == "ppo" else "onnx"
+    if form == "onnx":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    assert export(agent, tmp_path / "policy", form) < 1e-4
+    seen = random_observations(agent, 5, seed=7)
+    (found,) = play(tmp_path / "policy", form, seen)
+    assert np.allclose(found, agent.act({name: value.numpy() for name, value in seen.items()}), atol=1e-4)
+    assert found.std() > 1e-4
 
 
 def test_the_numbers_of_each_checkpoint_go_to_tensorboard(finished: Run) -> None:

@@ -87,9 +87,9 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The vectors of stacks of images [B, 3 k, H, W], fused to [B, k D]."""
         frames = images.reshape(-1, RGB, *images.shape[-2:])
         assert self.eye is not None
-        remembers = not self.training and not torch.is_grad_enabled()
+        remembers = not (self.training or torch.is_grad_enabled() or torch.compiler.is_exporting())
         vectors = self.eye.memory(frames) if remembers else self.eye(frames)
-        vectors = vectors.view(len(images), count, -1)
+        vectors = vectors.view(images.shape[0], count, -1)
         return torch.cat([vectors.diff(dim=1).flatten(1), vectors[:, -1]], dim=1)
 
 
