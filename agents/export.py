@@ -7,7 +7,8 @@ out of it and goes into the next.
 
 Convention, of a run of `robovision rl`:
     What the policy observes, by name, as the environment gives it, images as stacks of frames; keypoints as
-    `robovision.agents.reinforcement.environments.KeypointObserver` finds them.
+    `robovision.agents.reinforcement.environments.KeypointObserver` finds them. For ONNX each is an input, for torch
+    they are one dictionary `observations`.
     actions: float32 [B, A] in -1..1.
 
 Convention, of a run of `robovision train`:
@@ -43,7 +44,8 @@ TOLERANCE = 1e-3
 """By how much actions of the file may differ from the policy's own."""
 STEPS = 3
 
-Inputs = dict[str, Tensor]
+Inputs = dict[str, Any]
+"""Tensors by name, or a dictionary of them."""
 
 
 class Step(nn.Module):
@@ -92,8 +94,6 @@ class Function:
     module: nn.Module
     inputs: Callable[[int, int], Inputs]
     outputs: tuple[str, ...]
-    keywords: str | None = None
-    """The name under which its forward takes all inputs, where it takes any (`**name`)."""
 
 
 def function_of(agent: Agent) -> Function:
@@ -105,7 +105,11 @@ def function_of(agent: Agent) -> Function:
     from robovision.agents.reinforcement.export import MostLikely, random_observations
 
     assert isinstance(agent, ReinforcedAgent)
-    return Function(MostLikely(agent), functools.partial(random_observations, agent), ("actions",), "observations")
+
+    def observed(batch: int, seed: int) -> Inputs:
+        return {"observations": random_observations(agent, batch, seed)}
+
+    return Function(MostLikely(agent), observed, ("actions",))
 
 
 def export(agent: Agent, path: Path, form: Form) -> float:
@@ -123,16 +127,17 @@ def export(agent: Agent, path: Path, form: Form) -> float:
     function = function_of(agent)
     example = function.inputs(2, 0)
     batch = torch.export.Dim("batch", min=1)
-    shapes: dict[str, Any] = {name: {0: batch} for name in example}
-    if function.keywords:
-        shapes = {function.keywords: shapes}
+    shapes = {
+        name: {0: batch} if isinstance(value, Tensor) else {part: {0: batch} for part in value}
+        for name, value in example.items()
+    }
     try:
         with torch.no_grad(), _quiet():
             program = torch.export.export(function.module.eval(), (), kwargs=example, dynamic_shapes=shapes)
             if form == "torch":
                 torch.export.save(program, partial)
             else:
-                _to_onnx(program, partial, list(example), function.outputs)
+                _to_onnx(program, partial, list(_flat(example)), function.outputs)
         difference = max(_differences(function, partial, form))
         if not difference <= TOLERANCE:
             raise UsageError(f"the exported policy acts otherwise: its actions differ by {difference:.2g}")
@@ -151,7 +156,15 @@ def play(path: Path, form: Form, given: Inputs) -> list[Tensor]:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    return [torch.from_numpy(value) for value in session.run(None, {k: v.numpy() for k, v in given.items()})]
+    return [torch.from_numpy(value) for value in session.run(None, {k: v.numpy() for k, v in _flat(given).items()})]
+
+
+def _flat(given: Inputs) -> dict[str, Tensor]:
+    """All tensors of the inputs by their own names."""
+    found: dict[str, Tensor] = {}
+    for name, value in given.items():
+        found |= {name: value} if isinstance(value, Tensor) else value
+    return found
 
 
 def _to_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str], outputs: Sequence[str]) -> None:
@@ -167,7 +180,7 @@ def _to_onnx(program: torch.export.ExportedProgram, path: Path, names: list[str]
 
 def _differences(function: Function, path: Path, form: Form) -> Iterator[float]:
     """How far what the file computes is from what the policy does, step by step of an episode of three at once."""
-    past: dict[str, Tensor] = {}
+    past: Inputs = {}
     for step in range(STEPS):
         given = function.inputs(3, step) | past
         with torch.no_grad():

@@ -21,12 +21,12 @@ from torch import nn
 import robovision.agents
 from robovision import weights
 from robovision.agents.config import EncoderOptions, Evaluation
-from robovision.agents.export import Form, export, play
+from robovision.agents.export import export
 from robovision.agents.hub import pack
 from robovision.agents.reinforcement.agent import ReinforcedAgent
 from robovision.agents.reinforcement.config import Algorithm, KeypointOptions, Learning, Replay, RLConfig, Rollout
 from robovision.agents.reinforcement.environments import KeypointObserver, make_envs, spaces_of
-from robovision.agents.reinforcement.export import random_observations
+from robovision.agents.reinforcement.export import MostLikely, random_observations
 from robovision.agents.reinforcement.extractor import make_encoder
 from robovision.agents.reinforcement.models import ALGORITHMS, make_model, policy_options, policy_state
 from robovision.agents.reinforcement.train import Training, disk_space, resolve
@@ -276,24 +276,36 @@ def test_a_models_card_makes_the_environment_that_its_policy_knows(finished: Run
     assert np.isfinite(names["action"]).all()
 
 
-@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo"])
-def test_an_exported_policy_does_what_the_policy_does(tmp_path: Path, algorithm: Algorithm) -> None:
-    config = resolve(dataclasses.replace(TINY, algorithm=algorithm, normalise=("proprioception",)))
-    space, actions = spaces_of(config)
+def an_agent(algorithm: Algorithm, encoder: EncoderOptions) -> ReinforcedAgent:
+    """With random weights."""
+    config = resolve(dataclasses.replace(TINY, algorithm=algorithm, encoder=encoder, normalise=("proprioception",)))
     torch.manual_seed(0)
-    policy = cast(Any, ALGORITHMS[algorithm][1])(space, actions, lambda _: 0.0, **policy_options(config))
+    policy = cast(Any, ALGORITHMS[algorithm][1])(*spaces_of(config), lambda _: 0.0, **policy_options(config))
     moments = {"mean": torch.tensor([0.5, -1.0, 0.0, 2.0]), "var": torch.tensor([0.1, 4.0, 1.0, 0.5])}
-    tensors = policy_state(policy) | {f"normalise.proprioception.{name}": value for name, value in moments.items()}
-    agent = ReinforcedAgent(config, tensors, "here", "cpu")
-    form: Form = "torch" if algorithm == "ppo" else "onnx"
-    if form == "onnx":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    assert export(agent, tmp_path / "policy", form) < 1e-4
+    normaliser = {f"normalise.proprioception.{name}": value for name, value in moments.items()}
+    return ReinforcedAgent(config, policy_state(policy) | normaliser, "here", "cpu")
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo"])
+def test_what_is_exported_is_what_the_policy_does(algorithm: Algorithm) -> None:
+    agent = an_agent(algorithm, EncoderOptions("vit-micro"))
     seen = random_observations(agent, 5, seed=7)
-    (found,) = play(tmp_path / "policy", form, seen)
-    assert np.allclose(found, agent.act({name: value.numpy() for name, value in seen.items()}), atol=1e-4)
-    assert found.std() > 1e-4
+    with torch.no_grad():
+        (said,) = MostLikely(agent).eval()(seen)
+    acted = agent.act({name: value.numpy() for name, value in seen.items()})
+    assert np.allclose(said, acted, atol=1e-5)
+    assert acted.std() > 1e-4
+
+
+def test_an_exported_policy_plays_without_robovision(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    agent = an_agent("sac", EncoderOptions("cnn", adapter="none"))
+    path = tmp_path / "policy.onnx"
+    assert export(agent, path, "onnx") < 1e-4
+    seen = {name: value.numpy() for name, value in random_observations(agent, 5, seed=7).items()}
+    (found,) = onnxruntime.InferenceSession(path).run(["actions"], seen)
+    assert np.allclose(found, agent.act(seen), atol=1e-4)
 
 
 def test_the_numbers_of_each_checkpoint_go_to_tensorboard(finished: Run) -> None:

@@ -26,7 +26,7 @@ class MostLikely(nn.Module):
             self.register_buffer(f"mean_{name}", torch.as_tensor(mean, dtype=torch.float32))
             self.register_buffer(f"deviation_{name}", torch.as_tensor(variance + EPSILON).sqrt().float())
 
-    def forward(self, **observations: Tensor) -> tuple[Tensor]:
+    def forward(self, observations: Inputs) -> tuple[Tensor]:
         parts = dict(observations)
         for name in self.normalised:
             mean, deviation = self.get_buffer(f"mean_{name}"), self.get_buffer(f"deviation_{name}")

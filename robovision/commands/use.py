@@ -15,7 +15,8 @@ EXPORT = """Write a trained policy as one file that runs without robovision, aft
 the same.
 
 onnx: for onnxruntime and whatever reads ONNX. torch: for torch.export.load, which took TorchScript's place. The file
-computes one step; `robovision.agents.export` says what goes in and comes out.
+computes one step; `robovision.agents.export` says what goes in and comes out. Policies of `robovision rl` take
+their most likely action.
 
 examples:
   robovision export runs/hammer
