@@ -31,7 +31,7 @@ from robovision.types import Metric
 GROUP = 4
 """Episodes that are played side by side in one process, so that the policy sees a batch."""
 PATIENCE, STEP_PATIENCE = 600.0, 4.0
-"""Seconds that a group may take, and for each step on top, before its worker counts as hung: large encoders are slow."""
+"""Seconds that a group may take, and for each step on top, before its worker counts as hung."""
 FILMED = 25
 """At most so many episodes are filmed."""
 FILM_EVERY = 2
