@@ -158,7 +158,8 @@ def test_an_encoder_learns_at_its_own_pace(kind: Any) -> None:
     for pace in (1.0, 0.1):
         torch.manual_seed(0)
         policy = kind(env.observation_space, env.action_space, lambda _: 0.5, **policy_options(encoder_pace=pace))
-        optimizer = policy.optimizer if kind is PixelPPOPolicy else policy.critic.optimizer
+        learner: Any = policy if kind is PixelPPOPolicy else policy.critic
+        optimizer: torch.optim.Optimizer = learner.optimizer
         update_learning_rate(optimizer, 1e-3)  # as Stable-Baselines3 does before it learns
         extractor = next(module for module in policy.modules() if isinstance(module, PixelExtractor))
         assert extractor.eye is not None
