@@ -14,8 +14,8 @@ from robovision.errors import UsageError
 EXPORT = """Write a trained policy as one file that runs without robovision, after playing with it to see that it does
 the same.
 
-onnx: for onnxruntime and whatever reads ONNX. torch: for torch.export.load. torchscript: for torch.jit.load and programs
-in C++. The file computes one step; `robovision.agents.export` says what goes in and comes out. Policies of
+onnx: for onnxruntime and whatever reads ONNX. torch: for torch.export.load. torchscript: for torch.jit.load and
+C++. The file computes one step; `robovision.agents.export` says what goes in and comes out. Policies of
 `robovision rl` take their most likely action.
 
 examples:
