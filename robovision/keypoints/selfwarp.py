@@ -11,13 +11,15 @@ import numpy as np
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import Extractor, load
 from robovision.keypoints.opencv import import_cv2
-from robovision.keypoints.planar import GLUE_FACTORY, Score, away_from_edges, resize, score
+from robovision.keypoints.planar import MAGSAC, Estimator, Ransac, Score, away_from_edges, resize, score
 from robovision.seeding import derive
 from robovision.types import Array, Keypoints
 
 Change = Literal["rotation", "perspective", "light"]
 SPARE = 3
 """So many times the keypoints are extracted that are kept: those near synthetic edges are left out."""
+ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), MAGSAC)
+"""Of homographies, the same for every extractor."""
 NOISE = 0.015
 """Deviation of the noise that the second image gets."""
 
@@ -81,7 +83,7 @@ def measure(
             back = np.linalg.inv(homography)
             for name, extractor in extractors.items():
                 found = _kept(extractor, second, back, size, options)
-                scores[name][-1].append(score(kept[name], found, homography, GLUE_FACTORY))
+                scores[name][-1].append(score(kept[name], found, homography, ESTIMATORS))
             progress()
     return scores
 
