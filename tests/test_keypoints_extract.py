@@ -131,6 +131,13 @@ def test_orb_distances_are_hamming_distances() -> None:
     assert ((found[0] - found[1]) ** 2).sum() == hamming > 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_uniform_coverage_spreads_the_points_of_every_extractor(name: str) -> None:
+    image = blobs(240, 320)
+    strongest, even = (keypoints.load(name, 40, uniform).extract(image).xy for uniform in (False, True))
+    assert _spacing(even) > 1.5 * _spacing(strongest)
+
+
 def test_uniform_coverage_by_hand() -> None:
     xy = np.array([[0, 0], [1, 0], [2, 0], [50, 0]], np.float32)
     scores = np.array([9, 8, 4, 1], np.float32)
