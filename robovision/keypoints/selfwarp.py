@@ -16,7 +16,7 @@ from robovision.seeding import derive
 from robovision.types import Array, Keypoints
 
 Change = Literal["rotation", "perspective", "light"]
-SPARE = 3
+SPARE = 2
 """So many times the keypoints are extracted that are kept: those near synthetic edges are left out."""
 ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), MAGSAC)
 """Of homographies, the same for every extractor."""
