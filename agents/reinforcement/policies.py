@@ -23,6 +23,8 @@ from robovision.agents.reinforcement.extractor import PixelExtractor
 from robovision.agents.reinforcement.optimiser import PacedAdam, paced
 
 DEFAULTS: dict[str, Any] = {"features_extractor_class": PixelExtractor, "optimizer_class": PacedAdam}
+EPSILON = 1e-5
+"""Adam's in PPO, which Stable-Baselines3 sets only where nothing is said of the optimiser."""
 REMEMBERED = 2
 """Batches whose features are kept in a training step: the observations and the next ones."""
 
@@ -44,8 +46,9 @@ class SharedFeatures:
         if not self._extractor.training:
             self._made.clear()
             return self._extract(observations)
-        features = next((made for seen, made in self._made if seen is observations), None)
-        if features is None:
+        known = (made for seen, made in self._made if seen is observations)
+        features = next((made for made in known if made.requires_grad or not learns), None)
+        if features is None:  # or they were made without a graph, or gave it to a loss
             features = self._extract(observations)
             self._made = [*self._made, (observations, features)][-REMEMBERED:]
         if not learns:
@@ -171,7 +174,8 @@ class PixelPPOPolicy(ActorCriticPolicy):
 
     def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
         self.encoder_pace = encoder_pace
-        super().__init__(*args, **(DEFAULTS | kwargs))
+        optimizer = {"eps": EPSILON} | (kwargs.get("optimizer_kwargs") or {})
+        super().__init__(*args, **(DEFAULTS | kwargs | {"optimizer_kwargs": optimizer}))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
