@@ -131,6 +131,7 @@ PARTS = {
     "robovision.agents.reinforcement.readers.VectorReader": "the identity",
     "robovision.agents.distributed.Shared": "batch norms over processes",
     "robovision.agents.export.Step": "a policy's, in a file",
+    "robovision.agents.reinforcement.export.": "a policy's, in a file",
     "robovision.bench.": "what models are compared with or by",
     "robovision.encoders.adapters.": "inside of a ViT's blocks, token by token",
     "robovision.encoders.base.Encoder": "abstract",
