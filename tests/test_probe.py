@@ -60,6 +60,16 @@ def test_vectors_are_taken_for_invariants_and_grids_for_tokens() -> None:
     assert isinstance(found.layers[1].kind, Same)
 
 
+def test_maps_with_channels_last_are_told() -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(x, 4).permute(0, 2, 3, 1)
+
+    found = probe(Last(), image_views(picture(64), 40), (shifts(4), FLIP))
+    assert found.layers[0].taken_for == "map"
+    assert max(found.errors.values()) < 1e-5
+
+
 def test_clouds_move_in_space() -> None:
     points = torch.randn(1, 20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 

@@ -36,6 +36,7 @@ OUTPUT = "output"
 WORDS = {
     "_Prefixed": "tokens",
     "Image": "map",
+    "_LastChannels": "map",
     "Same": "invariant",
     "_PointFeatures": "features of points",
     "_Found": "boxes",
@@ -236,11 +237,13 @@ def _layers(still: Mapping[str, Tensor], views: Views) -> Iterator[Layer]:
 
 
 def _image_kind(value: Tensor, image: Tensor) -> Kind | None:
-    """Maps of the image's shape, tokens on a grid of it, or one vector an image."""
+    """Maps of the image's shape, channels first or last, tokens on a grid of it, or one vector an image."""
     height, width = image.shape[-2:]
     if value.ndim == 4 and min(value.shape[2:]) > 1:
+        last = value.shape[1] == value.shape[2] != value.shape[3] and height == width
         cell = height / value.shape[2]
-        return Image(float(round(cell)) if cell >= 1 else 1 / round(1 / cell))
+        cell = float(round(cell)) if cell >= 1 else 1 / round(1 / cell)
+        return _LastChannels(cell) if last else Image(cell)
     if value.ndim == 3:
         for prefix in range(PREFIX + 1):
             side = round((value.shape[1] - prefix) ** 0.5)
@@ -255,6 +258,22 @@ def _cloud_kind(value: Tensor, points: Tensor) -> Kind | None:
     if value.ndim == 2 and value.shape[-1] == 7:
         return _Found()
     return Same() if value.ndim >= 1 else None
+
+
+@dataclass(frozen=True)
+class _LastChannels(Kind):
+    """Maps [B, H, W, D] of cells of so many pixels."""
+
+    cell: float
+
+    def act(self, element: Element, data: Tensor) -> Tensor:
+        return Image(self.cell).act(element, data.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def mask(self, element: Element, data: Tensor, margin: int = 0) -> Tensor:
+        return Image(self.cell).mask(element, data.permute(0, 3, 1, 2), margin).reshape(1, *data.shape[1:3], 1)
+
+    def centred(self, data: Tensor) -> Tensor:
+        return data - data.mean((1, 2), keepdim=True)
 
 
 @dataclass(frozen=True)
