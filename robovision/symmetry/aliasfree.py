@@ -169,7 +169,7 @@ class FilteredActivation(nn.Module):
         """Exact for whole pixels, away from zeros at a border; fractions on the torus as good as the grid is fine."""
         if isinstance(self.up, KaiserUpsample) and self.up.border == "zeros":
             return (Symmetry(shifts(), "interior", margin=TAPS),)
-        tolerance = 0.05 if isinstance(self.up, IdealUpsample) else 0.3
+        tolerance = 0.01 if isinstance(self.up, IdealUpsample) else 0.1
         fractions = Symmetry(cyclic_shifts(0.125, 0.5), "approximate", tolerance=tolerance)
         return Symmetry(cyclic_shifts(1.0, 3.0), "exact"), fractions
 
