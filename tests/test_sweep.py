@@ -16,7 +16,8 @@ from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.data import load_checked
 from robovision.agents.sweep import finish, share, sweep
 from robovision.devices import Device
-from robovision.envs.demos import RECORD, DemoOptions, collect
+from robovision.envs.demo_options import RECORD, DemoOptions
+from robovision.envs.demos import collect
 from robovision.envs.minari_dataset import metadata_path
 from robovision.errors import UsageError
 from tests.helpers import TINY
