@@ -87,7 +87,8 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The vectors of stacks of images [B, 3 k, H, W], fused to [B, k D]."""
         frames = images.reshape(-1, RGB, *images.shape[-2:])
         assert self.eye is not None
-        remembers = not (self.training or torch.is_grad_enabled() or torch.compiler.is_exporting())
+        written = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        remembers = not (self.training or torch.is_grad_enabled() or written)
         vectors = self.eye.memory(frames) if remembers else self.eye(frames)
         vectors = vectors.view(images.shape[0], count, -1)
         return torch.cat([vectors.diff(dim=1).flatten(1), vectors[:, -1]], dim=1)

@@ -10,9 +10,12 @@ from robovision.lidar.detectors.anchor_head import AnchorHead
 from robovision.lidar.detectors.bev import BevBackbone
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.ground import Ground, Sweep
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects
 from robovision.lidar.detectors.pillars import PillarEncoder
 from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.groups import CLOUD_SCALE, GROUND, MIRROR, PERMUTATION, YAW
 from robovision.types import Boxes3D, PointCloud
 
 NEAR = 25.0
@@ -32,6 +35,17 @@ class Detector(nn.Module):
         self.head: Head = (AnchorHead if config.anchors else CenterHead)(self.backbone.channels, config)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """The points' order is nothing to it; it sees absolute coordinates, so that nothing else is kept.
+
+        Of one sweep's points alone: of the function `points -> self(points, zeros, 1)`.
+        """
+        cell = self.config.grid.voxel[0] * self.config.bev.stride * (1 if self.config.encoder == "pillars" else 8)
+        moving = GROUND.of(cell), YAW.of(90.0), MIRROR, CLOUD_SCALE.of(1.1)
+        ground = Ground(self.config.grid)
+        order = Symmetry(PERMUTATION, "exact", Sweep(), ground, part=_scores)
+        return order, *(Symmetry(group, "none", Sweep(), ground, part=_scores) for group in moving)
+
     def forward(self, points: Tensor, sample: Tensor, size: int) -> Maps:
         """The head's maps of points [P, 3 or 4], in the frame that the detector was taught, of `size` sweeps."""
         maps: Maps = self.head(self.backbone(self.encoder(points, sample, size)))
@@ -44,6 +58,10 @@ class Detector(nn.Module):
     def decode(self, maps: Maps) -> list[Found]:
         """The detections of each sweep."""
         return self.head.decode(maps)
+
+
+def _scores(maps: Maps) -> Tensor:
+    return maps["cls" if "cls" in maps else "hm"]
 
 
 def ground_level(cloud: PointCloud) -> float:
