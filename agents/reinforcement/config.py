@@ -121,7 +121,7 @@ class RLConfig:
             raise unknown("algorithm", self.algorithm, get_args(Algorithm))
         seen = resolve_env(self.task, self.env)
         if "pixels" in seen.observe and (self.keypoints.method == "none" or self.keypoints.pixels):
-            check_image_size(self.encoder.name, self.env.size, "env.size")
+            check_image_size(self.encoder.name, self.env.size, "env.size", self.encoder.adapter)
         for wanted in self.normalise:
             if wanted not in get_args(Normalised):
                 raise unknown("quantity to normalise", wanted, get_args(Normalised))
