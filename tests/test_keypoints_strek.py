@@ -21,7 +21,7 @@ from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Repeatability
 from robovision.keypoints.pairs import Pairs, draw_pairs, read_folder, transform, transform_directions
 from robovision.keypoints.sampling import disc, draw, local_maxima, repeatability_reward
-from robovision.keypoints.strek import ExtractorOptions, Strek, refine
+from robovision.keypoints.strek import REACH, TEMPERATURE, ExtractorOptions, Strek, refine
 from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions, StrekConfig
 from robovision.keypoints.training import Training
 from robovision.run import Run
@@ -228,14 +228,30 @@ def test_triplet_loss_by_hand() -> None:
     assert float(triplet_loss(cosines[:1, :1], none[:1, :1])) == 0
 
 
-def test_refinement_finds_the_top_of_a_paraboloid() -> None:
-    axis = torch.arange(9.0)
+def test_refinement_is_the_mean_of_the_policy_around_the_maximum() -> None:
+    axis = torch.arange(15.0)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    logits = -0.02 * (x - 4.3) ** 2 - 0.03 * (y - 3.8) ** 2 + 0.005 * (x - 4.3) * (y - 3.8)
-    offset, uncertainty = refine(logits, torch.tensor([4]), torch.tensor([4]))
-    assert offset[0].tolist() == pytest.approx([0.3, -0.2], abs=1e-4)
-    sharper = refine(4 * logits, torch.tensor([4]), torch.tensor([4]))[1]
-    assert float(uncertainty / sharper) == pytest.approx(2, rel=1e-3)
+    spread = 0.8  # pixels: little of it lies beyond the disc
+    logits = -TEMPERATURE * ((x - 7.2) ** 2 + (y - 6.9) ** 2) / (2 * spread**2)
+    middle = torch.tensor([7])
+    offset, uncertainty = refine(logits, middle, middle)
+    assert offset[0].tolist() == pytest.approx([0.2, -0.1], abs=0.01)
+    assert float(uncertainty) == pytest.approx(spread, rel=0.02)
+    level = refine(torch.zeros(15, 15), middle, middle)
+    assert level[0][0].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert float(level[1]) == pytest.approx(float(torch.stack(disc(REACH)).double().square().mean().sqrt()))
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_refinement_turns_with_the_map(quarters: int) -> None:
+    logits = torch.rand(9, 9, generator=generator())
+    middle = torch.tensor([4])
+    (offset,), uncertainty = refine(logits, middle, middle)
+    (turned,), same = refine(logits.rot90(quarters), middle, middle)
+    x, y = offset
+    expected = {1: (y, -x), 2: (-x, -y), 3: (-y, x)}[quarters]
+    assert torch.allclose(turned, torch.stack(expected), atol=1e-6)
+    assert torch.allclose(same, uncertainty, atol=1e-6)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])

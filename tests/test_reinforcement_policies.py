@@ -13,6 +13,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
@@ -148,6 +149,32 @@ def test_while_acting_each_new_frame_is_encoded_once() -> None:
         changed = extractor(tensors[-1])
         assert memory.encoded == len(seen) + 1
         assert not torch.allclose(changed, plain[-1], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [PixelSACPolicy, PixelTD3Policy, PixelPPOPolicy])
+def test_an_encoder_learns_at_its_own_pace(kind: Any) -> None:
+    env = FindTheSquare(1)
+    moved = {}
+    for pace in (1.0, 0.1):
+        torch.manual_seed(0)
+        policy = kind(env.observation_space, env.action_space, lambda _: 0.5, **policy_options(encoder_pace=pace))
+        optimizer = policy.optimizer if kind is PixelPPOPolicy else policy.critic.optimizer
+        update_learning_rate(optimizer, 1e-3)  # as Stable-Baselines3 does before it learns
+        extractor = next(module for module in policy.modules() if isinstance(module, PixelExtractor))
+        assert extractor.eye is not None
+        parts = {"eye": extractor.eye, "trunks": extractor.trunks}
+        before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.step()
+        moved[pace] = {
+            name: max(float((p - b).detach().abs().max()) for p, b in zip(part.parameters(), before[name], strict=True))
+            for name, part in parts.items()
+        }
+    assert moved[1.0] == pytest.approx({"eye": 2e-3, "trunks": 2e-3}, rel=1e-3)
+    assert moved[0.1] == pytest.approx({"eye": 2e-4, "trunks": 2e-3}, rel=1e-3)
 
 
 def test_while_acting_nothing_is_remembered_from_before_a_gradient_step() -> None:

@@ -42,6 +42,8 @@ class Learning:
 
     lr: float = 5e-4
     """Learning rate of Adam."""
+    encoder_lr: float | None = None
+    """That of the encoder; by default the same."""
     gamma: float = 0.99
     """Discount of rewards from step to step."""
     batch: int = 64
@@ -127,6 +129,8 @@ class RLConfig:
                 raise unknown("quantity to normalise", wanted, get_args(Normalised))
         _check_positive("", self, ("steps", "envs", "every"))
         _check_positive("learning.", self.learning, ("lr", "gamma", "batch", "features", "width"))
+        if self.learning.encoder_lr is not None:
+            _check_positive("learning.", self.learning, ("encoder_lr",))
         _check_positive("replay.", self.replay, ("size", "updates", "n_steps", "tau"))
         _check_positive("rollout.", self.rollout, ("steps", "epochs"))
         for name, value in (("replay.shift", self.replay.shift), ("replay.warm_up", self.replay.warm_up)):

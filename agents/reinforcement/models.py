@@ -65,6 +65,7 @@ def policy_options(config: RLConfig) -> dict[str, Any]:
     return {
         "net_arch": [config.learning.width] * 2,
         "optimizer_kwargs": {"fused": True},
+        "encoder_pace": (config.learning.encoder_lr or config.learning.lr) / config.learning.lr,
         "features_extractor_kwargs": {"encoder": config.encoder, "features": config.learning.features},
     }
 

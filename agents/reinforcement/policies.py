@@ -20,7 +20,9 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from robovision.agents.reinforcement.extractor import PixelExtractor
+from robovision.agents.reinforcement.optimiser import PacedAdam, paced
 
+DEFAULTS: dict[str, Any] = {"features_extractor_class": PixelExtractor, "optimizer_class": PacedAdam}
 REMEMBERED = 2
 """Batches whose features are kept in a training step: the observations and the next ones."""
 
@@ -100,17 +102,20 @@ class _OneEncoder(BasePolicy):
 
     critic: ContinuousCritic
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
+    def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
+        self.encoder_pace = encoder_pace
+        super().__init__(*args, **(DEFAULTS | kwargs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
 
     def _build(self, lr_schedule: Schedule) -> None:
         made = self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
         self.extractor = cast(PixelExtractor, made)
         self.shared = SharedFeatures(self.extractor)
         super()._build(lr_schedule)  # type: ignore[misc]
-        learnt = [p for p in (*self.critic.parameters(), *self.extractor.parameters()) if p.requires_grad]
         options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
-        self.critic.optimizer = self.optimizer_class(learnt, **options)
+        self.critic.optimizer = self.optimizer_class(paced(self.critic, self.extractor, self.encoder_pace), **options)
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         heads = _Heads(self.observation_space, self.extractor.features_dim)
@@ -125,6 +130,8 @@ class _OneEncoder(BasePolicy):
 class PixelSACPolicy(_OneEncoder, SACPolicy):
     """SAC's policy with one encoder; takes what `SACPolicy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
 
+    Its encoder learns at `encoder_pace` times the learning rate.
+
     Raises:
         UsageError: as `PixelExtractor` does.
     """
@@ -138,6 +145,8 @@ class PixelSACPolicy(_OneEncoder, SACPolicy):
 
 class PixelTD3Policy(_OneEncoder, TD3Policy):
     """TD3's policy with one encoder; takes what `TD3Policy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
+
+    Its encoder learns at `encoder_pace` times the learning rate.
 
     Raises:
         UsageError: as `PixelExtractor` does.
@@ -154,14 +163,18 @@ class PixelPPOPolicy(ActorCriticPolicy):
     """PPO's policy with one encoder, trained by both losses, as Stable-Baselines3 does it.
 
     Takes what `ActorCriticPolicy` takes, and `features_extractor_kwargs` of `PixelExtractor`, whose weights keep their
-    own initialisation.
+    own initialisation. Its encoder learns at `encoder_pace` times the learning rate.
 
     Raises:
         UsageError: as `PixelExtractor` does.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
+    def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
+        self.encoder_pace = encoder_pace
+        super().__init__(*args, **(DEFAULTS | kwargs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Tensor:
         return cast(Tensor, self.features_extractor(prepare(obs)))
@@ -170,3 +183,6 @@ class PixelPPOPolicy(ActorCriticPolicy):
         before = {name: value.clone() for name, value in self.features_extractor.state_dict().items()}
         super()._build(lr_schedule)
         self.features_extractor.load_state_dict(before)
+        extractor = cast(PixelExtractor, self.features_extractor)
+        options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(paced(self, extractor, self.encoder_pace), **options)
