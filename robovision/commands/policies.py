@@ -25,8 +25,8 @@ from robovision.types import Metric
 TRAIN = """Train a control policy from pixels by behaviour cloning.
 
 With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them, starting from
-weights pretrained on simulator frames (vit-tiny-sim), and evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
-episodes.csv and evaluation.mp4.
+weights pretrained on simulator frames (vit-tiny-sim), and evaluates on 25 fresh goals. The run folder gets checkpoints,
+results.json, curve.png, curve.csv, episodes.csv and evaluation.mp4.
 
 examples:
   robovision train
