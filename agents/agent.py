@@ -94,7 +94,7 @@ def find_step(run: Run, checkpoint: str) -> int:
     """
     steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
     if not steps:
-        raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision train --resume {run.path}")
+        raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision {run.job} --resume {run.path}")
     if checkpoint == "final":
         return steps[-1]
     if checkpoint == "best":

@@ -11,11 +11,14 @@ from typing import Any
 
 from robovision import hub
 from robovision.agents.agent import SCHEME, find_step
+from robovision.envs.registry import EnvOptions
 from robovision.errors import UsageError
 from robovision.files import write_atomically, write_json
-from robovision.run import Run
+from robovision.run import Run, to_dict
 
 PULLED = ("run.json", "results.json", "checkpoints/*/model.safetensors", "checkpoints/*/state.json")
+KINDS = {"train": "imitation-learning", "rl": "reinforcement-learning"}
+"""By the kind of run, how the Hub calls it."""
 ABOUT = ("robovision", "git_commit", "python", "packages")
 """What of the training's machine is told."""
 
@@ -113,7 +116,7 @@ def card(content: dict[str, Any], results: dict[str, Any], step: int, repository
     return f"""---
 library_name: robovision
 pipeline_tag: robotics
-tags: [robotics, imitation-learning, {config["task"].replace("/", "-")}]
+tags: [robotics, {KINDS[content["job"]]}, {config["task"].replace("/", "-")}]
 ---
 
 # {config["task"]} from pixels
@@ -137,7 +140,10 @@ import robovision.agents
 import robovision.envs
 
 policy = robovision.agents.load("{SCHEME}{repository}")
-env = robovision.envs.make("{config["task"]}", size={config["env"]["size"]}, preset="{config["env"]["preset"]}")
+env = robovision.envs.make(
+    "{config["task"]}",
+{_arguments(config["env"])}
+)
 observation, _ = env.reset(seed=0)
 action = policy(observation)
 ```
@@ -148,6 +154,13 @@ action = policy(observation)
 {json.dumps(config, indent=2)}
 ```
 """
+
+
+def _arguments(env: dict[str, Any]) -> str:
+    """How the environment was made, as lines of arguments; what is as always is left out."""
+    usual = to_dict(EnvOptions())
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in env.items()}
+    return "\n".join(f"    {name}={value!r}," for name, value in said.items() if env[name] != usual[name])
 
 
 def _interval(metric: dict[str, Any]) -> str:

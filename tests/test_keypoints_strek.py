@@ -304,9 +304,13 @@ def test_several_scales_find_larger_things(leaf: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (23, 300)])
-def test_small_and_level_images_have_none(shape: tuple[int, int], extractor: Strek) -> None:
+def test_small_images_have_none(shape: tuple[int, int], extractor: Strek) -> None:
     assert len(extractor.extract(np.full(shape, 0.5, np.float32))) == 0
-    assert len(extractor.extract(np.full((90, 90), 0.5, np.float32))) == 0
+
+
+@pytest.mark.parametrize("tone", [0, 90, 201, 255])
+def test_level_images_have_none(tone: int) -> None:
+    assert len(Strek.load(ExtractorOptions()).extract(np.full((200, 230), tone / 255, np.float32))) == 0
 
 
 @pytest.mark.parametrize(
@@ -356,8 +360,26 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monke
     weights.assign(Descriptor(), weights.load(described / "descriptor.safetensors"), "test")
 
 
+def test_a_run_may_stop_before_its_last_step(tmp_path: Path) -> None:
+    stopped = train(tmp_path / "stopped", dataclasses.replace(CONFIG, stop=2))
+    longer = train(tmp_path / "longer", dataclasses.replace(CONFIG, stop=3))
+    first, second = (weights.load(path / "detector.safetensors") for path in (stopped, longer))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    whole = Training(Run.create(tmp_path / "whole", "keypoints train", CONFIG, 1), CONFIG)
+    seen: list[dict[str, Tensor]] = []
+    descend = whole._train_step
+
+    def step(photographs: list[Tensor]) -> dict[str, float]:
+        seen.append({name: tensor.clone().half() for name, tensor in whole.module.state_dict().items()})
+        return descend(photographs)
+
+    whole._train_step = step  # type: ignore[method-assign]
+    whole.execute()
+    assert all(torch.equal(first[name], seen[2][name]) for name in first if first[name].is_floating_point())
+
+
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
-    for change in ({"leaves": 0}, {"size": 20}, {"lr": 0.0}, {"part": "descriptor"}):
+    for change in ({"leaves": 0}, {"size": 20}, {"lr": 0.0}, {"part": "descriptor"}, {"stop": 5}, {"stop": 0}):
         with pytest.raises(UsageError):
             dataclasses.replace(CONFIG, **change)
     for wrong in ({"temperature": 0.0}, {"remaining": 1.0}, {"penalty": -1.0}):

@@ -181,6 +181,7 @@ def test_while_acting_nothing_is_remembered_from_before_a_gradient_step() -> Non
     model = sac(square_envs(2, 2), gradient_steps=0)
     model.learn(120)
     extractor = cast(PixelSACPolicy, model.policy).extractor
+    assert model._last_obs is not None
     seen = cast(dict[str, torch.Tensor], model.policy.obs_to_tensor(model._last_obs)[0])
     with torch.no_grad():
         model.policy.set_training_mode(False)

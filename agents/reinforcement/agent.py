@@ -50,16 +50,16 @@ class ReinforcedAgent(Agent):
     def __init__(
         self, config: RLConfig, tensors: Mapping[str, Tensor], source: str, device: Device, half: bool = False
     ) -> None:
-        self._space, actions = spaces_of(config)
+        self.space, actions = spaces_of(config)
         kind = cast(Any, ALGORITHMS[config.algorithm][1])
-        self.policy: BasePolicy = kind(self._space, actions, lambda _: 0.0, **policy_options(config))
+        self.policy: BasePolicy = kind(self.space, actions, lambda _: 0.0, **policy_options(config))
         own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
         restore_policy(self.policy, own, source)
         self.policy.to(device).set_training_mode(False)
         for extractor in (module for module in self.policy.modules() if isinstance(module, PixelExtractor)):
             extractor.set_half(half)
         self._observe = KeypointObserver(config.keypoints) if config.keypoints.method != "none" else None
-        self._moments = {
+        self.moments = {
             name: tuple(tensors[f"{NORMALISE}{name}.{part}"].numpy() for part in ("mean", "var"))
             for name in config.normalise
             if name != "reward"
@@ -73,13 +73,13 @@ class ReinforcedAgent(Agent):
         seen = {name: np.asarray(value) for name, value in observations.items()}
         seen = self._observe(seen) if self._observe else seen
         self._check(seen)
-        parts = {name: self._normalised(name, seen[name]) for name in self._space.spaces}
+        parts = {name: self._normalised(name, seen[name]) for name in self.space.spaces}
         actions, _ = self.policy.predict(parts, deterministic=True)
         return actions.astype(np.float32)
 
     def _check(self, observations: Observation) -> None:
         """Raise UsageError unless the observations are what the policy was trained on."""
-        for name, space in self._space.spaces.items():
+        for name, space in self.space.spaces.items():
             assert isinstance(space, spaces.Box)
             if name not in observations:
                 raise UsageError(f"the policy observes {name}, and the observation holds {', '.join(observations)}")
@@ -91,9 +91,9 @@ class ReinforcedAgent(Agent):
                 )
 
     def _normalised(self, name: str, value: NDArray[Any]) -> NDArray[Any]:
-        if name not in self._moments:
+        if name not in self.moments:
             return value
-        mean, variance = self._moments[name]
+        mean, variance = self.moments[name]
         scaled: NDArray[np.float32] = np.clip((value - mean) / np.sqrt(variance + EPSILON), -CLIP, CLIP).astype(
             np.float32
         )

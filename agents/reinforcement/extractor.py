@@ -15,7 +15,7 @@ from robovision.agents.config import EncoderOptions
 from robovision.agents.reinforcement.memory import FrameMemory
 from robovision.agents.reinforcement.readers import PointReader, RingReader, VectorReader
 from robovision.encoders.base import Encoder
-from robovision.encoders.build import build, set_trainable
+from robovision.encoders.build import build, set_trainable, shut_gate
 from robovision.errors import UsageError
 
 RGB = 3
@@ -87,9 +87,9 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The vectors of stacks of images [B, 3 k, H, W], fused to [B, k D]."""
         frames = images.reshape(-1, RGB, *images.shape[-2:])
         assert self.eye is not None
-        remembers = not self.training and not torch.is_grad_enabled()
+        remembers = not (self.training or torch.is_grad_enabled() or torch.compiler.is_exporting())
         vectors = self.eye.memory(frames) if remembers else self.eye(frames)
-        vectors = vectors.view(len(images), count, -1)
+        vectors = vectors.view(images.shape[0], count, -1)
         return torch.cat([vectors.diff(dim=1).flatten(1), vectors[:, -1]], dim=1)
 
 
@@ -125,18 +125,20 @@ class _Eye(nn.Module):
 
 
 @torch.no_grad()
-def fit_batch_norms(encoder: Encoder, images: Tensor) -> None:
+def fit_batch_norms(encoder: Encoder, images: Tensor, part: nn.Module | None = None) -> None:
     """Set the statistics of an encoder's batch norms to those of images [N, 3, H, W] (data-dependent initialisation).
 
-    Without this an encoder with random weights hardly tells images apart. One with pretrained weights brings its own.
+    Without this a network with random weights hardly tells images apart. One with pretrained weights brings its own:
+    then `part` is the part of it that does not, such as CoIn.
     """
-    for module in encoder.modules():
+    part = encoder if part is None else part
+    for module in part.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the mean over all calls
-    encoder.train()
+    part.train()
     encoder(images)
-    encoder.eval()
+    part.eval()
 
 
 def make_encoder(encoder: EncoderOptions | EncoderMaker, side: int) -> Encoder:
@@ -145,6 +147,8 @@ def make_encoder(encoder: EncoderOptions | EncoderMaker, side: int) -> Encoder:
         return encoder(side)
     made = build(encoder.name, side, encoder.adapter, encoder.weights is not None)
     set_trainable(made, encoder.train)
+    if encoder.gate == "shut":
+        shut_gate(made)
     return made
 
 

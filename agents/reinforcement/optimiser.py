@@ -23,7 +23,7 @@ class PacedAdam(torch.optim.Adam):
         for group in self.param_groups:
             group["lr"] *= group.get(PACE, 1.0)
         try:
-            return super().step(closure)
+            return super().step(closure)  # type: ignore[no-any-return]
         finally:
             for group, rate in zip(self.param_groups, rates, strict=True):
                 group["lr"] = rate

@@ -23,6 +23,8 @@ from robovision.agents.reinforcement.extractor import PixelExtractor
 from robovision.agents.reinforcement.optimiser import PacedAdam, paced
 
 DEFAULTS: dict[str, Any] = {"features_extractor_class": PixelExtractor, "optimizer_class": PacedAdam}
+EPSILON = 1e-5
+"""Adam's in PPO, which Stable-Baselines3 sets only where nothing is said of the optimiser."""
 REMEMBERED = 2
 """Batches whose features are kept in a training step: the observations and the next ones."""
 
@@ -171,7 +173,8 @@ class PixelPPOPolicy(ActorCriticPolicy):
 
     def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
         self.encoder_pace = encoder_pace
-        super().__init__(*args, **(DEFAULTS | kwargs))
+        optimizer = {"eps": EPSILON} | (kwargs.get("optimizer_kwargs") or {})
+        super().__init__(*args, **(DEFAULTS | kwargs | {"optimizer_kwargs": optimizer}))
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
