@@ -140,7 +140,7 @@ class TrainConfig:
     """A folder of demonstrations to learn from, made by `robovision demos` or any Minari dataset with pixels; by
     default the run records its own."""
     env: EnvOptions = EnvOptions(size=64, preset="fastest")
-    encoder: EncoderOptions = EncoderOptions(name="vit-tiny-sim")
+    encoder: EncoderOptions = EncoderOptions()
     optimisation: Optimisation = Optimisation()
     evaluation: Evaluation = Evaluation()
     device: Device = "auto"

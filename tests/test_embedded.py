@@ -12,6 +12,7 @@ from robovision.bench.probes import features, pair, ridge, sample
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import fetch, find_weights, load_pretrained
 from robovision.encoders.inventory import check_weights, list_weights
+from robovision.envs.registry import EnvOptions
 from robovision.testing import check_encoder
 
 NAME = "vit-tiny-sim"
@@ -40,9 +41,9 @@ def test_it_is_found_listed_and_checked_by_name() -> None:
     assert "5.5 M parameters" in check_weights(NAME, None)
 
 
-def test_a_policy_starts_from_it_unless_another_encoder_is_named() -> None:
-    assert resolve(TrainConfig(device="cpu")).encoder.weights == weights.find(NAME).resolve()
-    assert resolve(TrainConfig(encoder=EncoderOptions("vit-tiny"), device="cpu")).encoder.weights is None
+def test_a_policy_starts_from_it_by_name() -> None:
+    config = TrainConfig(env=EnvOptions(size=64), encoder=EncoderOptions(NAME), device="cpu")
+    assert resolve(config).encoder.weights == weights.find(NAME).resolve()
 
 
 def test_it_tells_more_than_random_weights_on_a_task_it_never_saw() -> None:
