@@ -24,9 +24,9 @@ from robovision.types import Metric
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
 
-With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn from random weights on them
-and evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv, episodes.csv and
-evaluation.mp4.
+With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them from random
+weights and evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
+episodes.csv and evaluation.mp4.
 
 examples:
   robovision train
