@@ -1,7 +1,8 @@
 """Detectors by name, in the sizes in which they were published, without importing torch.
 
 Sources: PointPillars (Lang et al., 2019), SECOND (Yan et al., 2018), CenterPoint (Yin et al., 2021), with the numbers
-of OpenPCDet's settings: KITTI's for the first two, Waymo's for the last.
+of OpenPCDet's settings: KITTI's for the first two, Waymo's for the last. small, tiny and room are this library's own:
+around a car, before one, and around a robot in a room.
 """
 
 from __future__ import annotations
@@ -41,6 +42,18 @@ MODELS: dict[str, DetectorConfig] = {
         overlap=0.2,
         most=200,
         merged=(("Van", "Car"), ("Person_sitting", "Pedestrian")),
+    ),
+    "room": DetectorConfig(
+        ("Pedestrian",),
+        Grid((-4.8, -4.8, -1.0), (4.8, 4.8, 1.0), (0.4, 0.4, 2.0)),
+        BevOptions((1, 1), (2, 2), (16, 32), (1, 2), (16, 16)),
+        pillars=(16,),
+        padding=0,
+        intensity=False,
+        center=CenterOptions(32, bias=False),
+        overlap=0.2,
+        most=50,
+        ground=-0.28,
     ),
     "pointpillars": DetectorConfig(
         KITTI,

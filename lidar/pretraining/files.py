@@ -39,8 +39,8 @@ def load_backbone(path: Path) -> Detector:
     return detector.eval()
 
 
-def assign_backbone(detector: Detector, path: Path) -> None:
-    """Copy a pretrained backbone, of a file or of a run folder, into a detector, whose head stays as it is.
+def assign_backbone(detector: Detector | Trunk, path: Path) -> None:
+    """Copy a pretrained backbone, of a file or of a run folder, into a detector; its head, if any, stays as it is.
 
     Raises:
         UsageError: if it can't be read, is no backbone, or is another model's, naming what differs.
