@@ -65,6 +65,9 @@ class PretrainOptions:
     """Whether a model that sees the points' intensity may."""
     objectives: tuple[Name, ...] = ("contrast", "rotation", "flow")
     """contrast, rotation and flow are the method's; pointcontrast, strl and also are baselines."""
+    flow: Literal["truth", "estimated"] = "truth"
+    """Where the objective flow has it from: beside the sweeps, as the simulator writes it, or estimated of each pair of
+    sweeps and kept in $ROBOVISION_CACHE/flow."""
     weights: Weights = Weights()
     motion: MotionOptions = MotionOptions()
     temperature: float = 0.07
