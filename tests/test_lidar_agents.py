@@ -156,7 +156,7 @@ def test_a_pretrained_backbone_is_what_the_agent_sees_with(eye: Path, tmp_path: 
 
 
 def test_a_backbone_from_random_weights_learns(tmp_path: Path) -> None:
-    space, _ = spaces_of(config_for(None))
+    space, _ = spaces_of(resolve(config_for(None)))
     torch.manual_seed(0)
     extractor = PixelExtractor(space, config_for(None).encoder, 8, LidarOptions("room"))
     assert extractor.sweep_encoder is not None
@@ -178,7 +178,7 @@ def test_a_backbone_of_another_model_or_sensor_is_refused(eye: Path) -> None:
     with pytest.raises(UsageError, match="has not ended"):
         (eye / "empty").mkdir(exist_ok=True)
         resolve(config_for(None, lidar=LidarOptions("room", eye / "empty")))
-    space, _ = spaces_of(config_for(None))
+    space, _ = spaces_of(resolve(config_for(None)))
     with pytest.raises(UsageError, match="can't read the observation 'lidar': this sensor has 16 rings"):
         PixelExtractor(space, config_for(None).encoder, 8, LidarOptions("room"), "mini-16")
     assert (eye / FILE).is_file()

@@ -20,7 +20,7 @@ from torch.nn import functional
 from robovision.files import write_atomically, write_csv
 from robovision.lidar.boxes import bev_iou
 from robovision.lidar.detectors.config import DetectorConfig
-from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.detectors.detector import Detector, Seen
 from robovision.lidar.transforms import Similarity
 
 if TYPE_CHECKING:
@@ -158,13 +158,12 @@ class _Part:
 
 def _features(detector: Detector, points: Tensor) -> Tensor:
     sample = torch.zeros(len(points), dtype=torch.int64)
-    features: Tensor = detector.backbone(detector.encoder(points, sample, 1))
-    return features
+    return detector.features(points, sample, 1)[0]
 
 
 def _run(detector: Detector, points: Tensor) -> Still:
-    features = _features(detector, points)
-    (found,) = detector.decode(detector.head(features))
+    features, stages = detector.features(points, torch.zeros(len(points), dtype=torch.int64), 1)
+    (found,) = detector.decode(Seen(detector.head(features), stages))
     return features, found.boxes, found.scores
 
 

@@ -20,7 +20,7 @@ class TrainOptions:
     data: tuple[Path, ...] = (Path("lidar-scenes"),)
     """Folders of sequences: KITTI's `training`, what `robovision lidar simulate` writes, or folders of such."""
     model: str = "small"
-    """small, tiny, room, pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
+    """small, tiny, room, pointpillars, second, voxel-rcnn, centerpoint-pillar or centerpoint-voxel."""
     classes: tuple[str, ...] = ()
     """Only these of the model's classes, or, for a centre head, any; by default the model's."""
     intensity: bool = True

@@ -2,7 +2,7 @@
 
 Source: Li et al., "Fast Neural Scene Flow" (2023), after "Neural Scene Flow Prior" (2021): the flow is a network of a
 place, fitted so that moved points lie where the next sweep has some, read from a distance transform. Its smoothness is
-the only prior. Here it is fitted to what the sensor's own motion leaves over, and not to the ground.
+the prior. Here it is fitted to what the sensor's own motion leaves over, not to the ground, and is held at 0 a little.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class FlowSettings:
     patience: int = 40
     """Steps without a better fit after which it ends."""
     lr: float = 5e-3
+    hold: float = 0.1
+    """Weight of the flow's length beside the distances, so that what stands stays."""
     seed: int = 0
 
 
@@ -50,7 +52,7 @@ def estimate_flow(before: Array, now: Array, settings: FlowSettings = FlowSettin
     """
     if not len(before) or not len(now):
         raise ValueError(f"flow is between two sweeps with points, got {len(before)} and {len(now)} points")
-    earlier, later = (torch.from_numpy(np.ascontiguousarray(cloud, np.float32)) for cloud in (before, now))
+    earlier, later = (torch.from_numpy(np.array(cloud, np.float32)) for cloud in (before, now))
     generator = torch.Generator().manual_seed(settings.seed)
     from_earlier, ground = level(earlier)
     from_later, other_ground = level(later)
@@ -94,9 +96,10 @@ def _fit(points: Tensor, field: DistanceField, settings: FlowSettings) -> _Prior
     best, state, since = float("inf"), prior.state_dict(), 0
     for _ in range(settings.steps):
         optimizer.zero_grad()
-        loss = field(points + prior(points)).mean()
-        if float(loss) < best * 0.999:
-            best, since = float(loss), 0
+        flow = prior(points)
+        loss = (field(points + flow) + settings.hold * flow.norm(dim=1)).mean()
+        if loss.item() < best * 0.999:
+            best, since = loss.item(), 0
             state = {name: value.clone() for name, value in prior.state_dict().items()}
         since += 1
         if since > settings.patience:

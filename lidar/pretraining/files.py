@@ -47,7 +47,7 @@ def assign_backbone(detector: Detector | Trunk, path: Path) -> None:
     """
     file, config = _read(path)
     _check_model(config, detector.config, file)
-    own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.")}
+    own = {name: value for name, value in detector.state_dict().items() if not name.startswith(("head.", "roi_head."))}
     given = weights.load_floats(file)
     faults = [f"missing: {name}" for name in own if name not in given]
     faults += [f"unexpected: {name}" for name in given if name not in own]

@@ -60,7 +60,7 @@ class PretrainOptions:
     data: tuple[Path, ...] = (Path("lidar-scenes"),)
     """Folders of sequences, as of `robovision lidar simulate`; no labels are read."""
     model: str = "small"
-    """Whose backbone: small, tiny, room, pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
+    """Whose backbone: small, tiny, room, pointpillars, second, voxel-rcnn, centerpoint-pillar or centerpoint-voxel."""
     intensity: bool = True
     """Whether a model that sees the points' intensity may."""
     objectives: tuple[Name, ...] = ("contrast", "rotation", "flow")
