@@ -5,6 +5,7 @@ To add a model: give it a method `symmetries()` and add a line to CASES.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Literal
 
@@ -29,6 +30,10 @@ from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
 from robovision.keypoints.detector import Detector
 from robovision.keypoints.strek_config import DetectorOptions
+from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.detector import Detector as LidarDetector
+from robovision.lidar.detectors.models import MODELS
+from robovision.lidar.detectors.sweep_encoder import SweepEncoder
 from robovision.symmetry.aliasfree import (
     FilteredActivation,
     IdealDownsample,
@@ -41,6 +46,7 @@ from robovision.symmetry.data import Items, Points, Same
 from robovision.symmetry.groupconv import FieldNorm, GroupMax, LiftingConv, PlaneGroup, RegularConv
 from robovision.symmetry.groups import O3, PERMUTATION, SE3, SO3, cyclic_shifts, shifts
 from robovision.testing import assert_declared
+from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, TWO_STAGES, scene
 
 C8, D4 = PlaneGroup.parse("C8"), PlaneGroup.parse("D4")
 SMALL = ViTSize(32, 2, 2)
@@ -57,6 +63,28 @@ def short_resnet() -> ResNet50:
     for name in ("layer1", "layer2", "layer3", "layer4"):
         setattr(resnet, name, getattr(resnet, name)[:1])
     return resnet
+
+
+class OneSweep(nn.Module):
+    """The features of a detector that sees one sweep."""
+
+    def __init__(self, config: DetectorConfig) -> None:
+        super().__init__()
+        self.detector = LidarDetector(dataclasses.replace(config, intensity=False))
+
+    def forward(self, points: Tensor) -> Tensor:
+        return self.detector.features(points, torch.zeros(len(points), dtype=torch.int64), 1)[0]
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        return self.detector.symmetries()
+
+
+def sweep() -> Tensor:
+    return scene(3).points.double()
+
+
+def distances() -> Tensor:
+    return 3 + torch.rand(2, 1, 180, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
 CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
@@ -90,6 +118,12 @@ CASES: dict[str, Callable[[], tuple[nn.Module, Tensor]]] = {
         FilteredActivation(nn.functional.silu, filter="kaiser", border="circular"),
         image(20) - 0.5,
     ),
+    "PointPillars": lambda: (OneSweep(ANCHORED), sweep()),
+    "CenterPoint, pillars": lambda: (OneSweep(CENTER), sweep()),
+    "SECOND": lambda: (OneSweep(SECOND), sweep()),
+    "CenterPoint, voxels": lambda: (OneSweep(RESIDUAL), sweep()),
+    "Voxel R-CNN": lambda: (OneSweep(TWO_STAGES), sweep()),
+    "LiDAR backbone as encoder": lambda: (SweepEncoder(MODELS["room"], "planar"), distances()),
     "S-TREK detector C8": lambda: (Detector(DETECTOR), image(30, 1)),
     "S-TREK descriptor": lambda: (Descriptor(), torch.cat([image(32, 1), image(33, 1)[..., 1:, 1:]])),
 }

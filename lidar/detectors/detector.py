@@ -12,11 +12,15 @@ from robovision.lidar.detectors.anchor_head import AnchorHead
 from robovision.lidar.detectors.bev import BevBackbone
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.ground_map import GroundMap
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects
 from robovision.lidar.detectors.pillars import PillarEncoder
 from robovision.lidar.detectors.roi_head import RoiHead
 from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
 from robovision.lidar.sparse import SparseMap
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Items, Points, Same
+from robovision.symmetry.groups import CLOUD_SCALE, MIRROR, PERMUTATION
 from robovision.types import Boxes3D, PointCloud
 
 NEAR = 25.0
@@ -79,6 +83,12 @@ class Detector(nn.Module):
             return self.head.decode(seen.maps)
         options = self.roi_head.options
         return self.roi_head.refine(seen.stages, self._propose(seen, options.overlap, options.proposals))
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """What it says of its features of one sweep: points have no order. Motions of the scene it has to learn."""
+        ground = GroundMap(self.config.grid)
+        learnt = (Symmetry(group, "none", Points(), ground) for group in (MIRROR, CLOUD_SCALE))
+        return (Symmetry(PERMUTATION, "exact", Items(), Same()), *learnt)
 
     def _propose(self, seen: Seen, overlap: float, most: int) -> list[Found]:
         assert isinstance(self.head, AnchorHead)
