@@ -36,6 +36,8 @@ class FlowSettings:
     lr: float = 5e-3
     hold: float = 0.1
     """Weight of the flow's length beside the distances, so that what stands stays."""
+    still: float = 0.1
+    """Metres up to which a point's own flow is taken for none."""
     seed: int = 0
 
 
@@ -63,7 +65,8 @@ def estimate_flow(before: Array, now: Array, settings: FlowSettings = FlowSettin
     chosen = standing[torch.randperm(len(standing), generator=generator)[: settings.points]]
     moved = act(ego_motion(start[chosen], field), start)
     if len(chosen):
-        moved[standing] += _fit(moved[chosen], field, settings)(moved[standing])
+        own = _fit(moved[chosen], field, settings)(moved[standing])
+        moved[standing] += torch.where(own.norm(dim=1, keepdim=True) > settings.still, own, 0.0)
     flow = act(from_later.inverse(), moved) - earlier
     return np.asarray(flow.numpy(), np.float32)
 
