@@ -12,6 +12,7 @@ from torch import Tensor
 from robovision.errors import UsageError
 from robovision.lidar.boxes import iou_3d, points_in_boxes
 from robovision.lidar.detectors.anchors import encode
+from robovision.lidar.detectors.config import RoiOptions
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.heads import Found, Objects
 from robovision.lidar.detectors.roi_head import EASY, FITS, RoiHead, at_origin, corner_misses, draw, into, out_of
@@ -107,7 +108,7 @@ def test_some_proposals_are_drawn_with_what_they_are_to_become() -> None:
 
 def test_the_second_stage_learns_to_score_and_to_correct(stages: list[SparseMap]) -> None:
     torch.manual_seed(0)
-    options = dataclasses.replace(TWO_STAGES.roi, grid=4, channels=8, neighbours=16, hidden=32)  # type: ignore[type-var]
+    options = RoiOptions(grid=3, channels=8, hidden=32, taught=12)
     head = RoiHead(dataclasses.replace(TWO_STAGES, score=0.0, overlap=1.0), options)
     start = jittered()
     labels = torch.arange(2).repeat_interleave(8)
@@ -116,7 +117,7 @@ def test_the_second_stage_learns_to_score_and_to_correct(stages: list[SparseMap]
     truth = [Objects(NEAR, torch.tensor([0, 1]))] * 2
     optimizer = torch.optim.Adam(head.parameters(), 5e-3)
     curve = []
-    for _ in range(40):
+    for _ in range(30):
         optimizer.zero_grad()
         loss = torch.stack(list(head.losses(stages, found, truth).values())).sum()
         loss.backward()  # type: ignore[no-untyped-call]

@@ -17,7 +17,8 @@ class FitOptions:
     """Which model is fitted to which sweeps, and how."""
 
     data: tuple[Path, ...] = (Path("lidar-scenes"),)
-    """Folders of sequences: KITTI's `training`, what `robovision lidar simulate` writes, or folders of such."""
+    """Folders of sequences: KITTI's `training`, what `robovision lidar simulate` writes, or folders of such; or
+    nuScenes, whose classes are to be named, as in --classes car pedestrian bicycle."""
     model: str = "small"
     """small, tiny, room, pointpillars, second, voxel-rcnn, centerpoint-pillar or centerpoint-voxel."""
     intensity: bool = True

@@ -107,7 +107,7 @@ def _fit(points: Tensor, field: DistanceField, settings: FlowSettings) -> _Prior
         since += 1
         if since > settings.patience:
             break
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     prior.load_state_dict(state)
     return prior.requires_grad_(False)
