@@ -78,7 +78,7 @@ def read_truth(root: Path, cloud: Path) -> Boxes3D:
 @functools.lru_cache(maxsize=2)
 def _index(root: Path) -> dict[str, Keyframe]:
     """The LiDAR's key frames of all tables of a dataset, by the names of their files."""
-    found = {}
+    found: dict[str, Keyframe] = {}
     for tables in sorted(root.glob("v1.0-*")):
         found |= {frame.path.name: frame for frame in _keyframes(root, tables)}
     return found

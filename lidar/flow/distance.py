@@ -36,7 +36,8 @@ class DistanceField:
         self._low = points.new_tensor([-side, -side, bottom])
         self._size = points.new_tensor([2 * CELLS, 2 * CELLS, levels]) * self.voxel
         cell = ((points - self._low) / self.voxel).floor().long()
-        x, y, z = cell[self.covers(points)].T
+        most = cell.new_tensor([2 * CELLS, 2 * CELLS, levels]) - 1
+        x, y, z = cell[self.covers(points)].minimum(most).T
         held = torch.full((levels, 2 * CELLS, 2 * CELLS), float((REACH + 1) ** 2))
         held[z, y, x] = 0
         self._grid = squared_distances(held, REACH).sqrt_().clamp_(max=REACH).mul_(self.voxel)

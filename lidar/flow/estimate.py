@@ -3,6 +3,9 @@
 Source: Li et al., "Fast Neural Scene Flow" (2023), after "Neural Scene Flow Prior" (2021): the flow is a network of a
 place, fitted so that moved points lie where the next sweep has some, read from a distance transform. Its smoothness is
 the prior. Here it is fitted to what the sensor's own motion leaves over, not to the ground, and is held at 0 a little.
+
+Between sweeps of 64 rings this finds half of what objects move by themselves; 16 rings a few degrees apart show too
+little of an object, and with 180 columns not even the sensor's own motion is found.
 """
 
 from __future__ import annotations
