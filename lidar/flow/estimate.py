@@ -27,7 +27,8 @@ class FlowSettings:
     """How flow is estimated; part of the name under which an estimate is kept."""
 
     reach: float = 40.0
-    """Metres from the sensor within which single points move; beyond, only with the sensor."""
+    """Metres from the sensor within which single points move; beyond, only with the sensor. Motions up to a twentieth
+    of it are found."""
     points: int = 6000
     """Points that the network is fitted to, by chance."""
     width: int = 64
