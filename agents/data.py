@@ -7,17 +7,11 @@ from typing import Any
 
 from tqdm import tqdm
 
+from robovision.agents import distributed
 from robovision.agents.config import TrainConfig
-from robovision.envs.demos import (
-    RECORD,
-    Demonstrations,
-    DemoOptions,
-    collect,
-    differences,
-    identity,
-    load,
-    require_episodes,
-)
+from robovision.envs.demo_arrays import Demonstrations, load, require_episodes
+from robovision.envs.demo_options import RECORD, DemoOptions, differences, identity
+from robovision.envs.demos import collect
 from robovision.envs.env import PixelEnv
 from robovision.envs.minari_dataset import read_metadata
 from robovision.envs.registry import make_simulation, resolve
@@ -51,7 +45,7 @@ def load_checked(config: TrainConfig, folder: Path) -> Demonstrations:
     differing = differences(shapes, task_shapes(config))
     if differing:
         raise UsageError(f"the demonstrations in {folder} don't fit {config.task}: {'; '.join(differing)}")
-    if demos.solved is not None and demos.solved < config.demos:
+    if demos.solved is not None and demos.solved < config.demos and distributed.rank() == 0:
         tqdm.write(f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?")
     return demos
 

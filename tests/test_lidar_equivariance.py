@@ -15,7 +15,7 @@ from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.equivariance import fit_normalisations, measure, occupied
 from robovision.lidar.detectors.files import save_detector
-from robovision.lidar.detectors.ground_map import act_on_map
+from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.pretraining.files import FILE, save_backbone
 from robovision.lidar.pretraining.network import Trunk
 from robovision.lidar.transforms import Similarity

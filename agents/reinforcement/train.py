@@ -8,7 +8,9 @@ bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
+from robovision.agents.log import Log
 from robovision.agents.reinforcement.agent import NORMALISE
-from robovision.agents.reinforcement.config import RLConfig, resolve_env
+from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.reinforcement.curve import write_curve, write_picture
 from robovision.agents.reinforcement.environments import make_envs
 from robovision.agents.reinforcement.extractor import RGB, PixelExtractor, fit_batch_norms
@@ -43,6 +46,8 @@ from robovision.devices import cpu_count, make_deterministic, resolve_device
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.names import find_spec
+from robovision.encoders.vit import ViT
+from robovision.envs.registry import resolve as resolve_env
 from robovision.files import write_atomically
 from robovision.lidar.detectors.models import make_config
 from robovision.lidar.pretraining.files import assign_backbone
@@ -114,7 +119,8 @@ class Training:
             self.model.set_logger(configure(str(self.run.path / "tensorboard"), ["tensorboard"]))
             if not self._restore():
                 self._begin()
-            self._learn()
+            with contextlib.closing(Log(self.run, self.config, self.step)) as log:
+                self._learn(log)
         finally:
             self.envs.close()
         return self._conclude()
@@ -125,22 +131,24 @@ class Training:
         return self.model.num_timesteps
 
     def _begin(self) -> None:
-        """Give new encoders their pretrained weights, or fit their batch norms to what is seen."""
+        """Give new encoders their pretrained weights; fit the batch norms of what starts at random to what is seen."""
         config, extractor = self.config, self._extractor
         images, sweeps = extractor.encoder, extractor.sweep_encoder
+        fresh: nn.Module | None = images
         if images is not None and config.encoder.weights is not None:
             load_pretrained(images, config.encoder.weights)
-            images = None
+            fresh = images.injector if isinstance(images, ViT) else None
         if sweeps is not None and config.lidar.weights is not None:
             assign_backbone(sweeps.trunk, config.lidar.weights)
             sweeps = None
-        seen = self._look_around() if images is not None or sweeps is not None else {}
-        if images is not None:
-            fit_batch_norms(images, torch.cat([seen[n].reshape(-1, RGB, *seen[n].shape[2:]) for n in extractor.stacks]))
+        seen = self._look() if fresh is not None or sweeps is not None else {}
+        if images is not None and fresh is not None:
+            frames = torch.cat([seen[name].reshape(-1, RGB, *seen[name].shape[2:]) for name in extractor.stacks])
+            fit_batch_norms(images, frames, fresh)
         if sweeps is not None:
             fit_batch_norms(sweeps, seen["lidar"])
 
-    def _look_around(self) -> dict[str, Tensor]:
+    def _look(self) -> dict[str, Tensor]:
         """What is observed in steps at random, by name, end to end."""
         self._seed("looks")
         self.envs.reset()
@@ -155,7 +163,7 @@ class Training:
             for name in seen[0]
         }
 
-    def _learn(self) -> None:
+    def _learn(self, log: Log) -> None:
         config = self.config
         with tqdm(total=config.steps, initial=self.step, desc="learning", unit="action", mininterval=0.5) as bar:
             watch = Watch(bar, self.run, config.steps)
@@ -171,7 +179,14 @@ class Training:
                 self.curve.append({"step": self.step, "seconds": round(self._seconds, 1), **watch.take()})
                 self._save()
                 self._judge(self.step)
+                log.add(self.step, self._numbers())
                 bar.unpause()
+
+    def _numbers(self) -> dict[str, float]:
+        """What the newest checkpoint is like: means since the one before, and its evaluation if there was one."""
+        learning = {f"checkpoint/{name}": value for name, value in self.curve[-1].items() if name != "step"}
+        record = self.judged.get(self.step)
+        return learning | ({f"eval/{m.name}": m.value for m in record.metrics()} if record else {})
 
     def _seed(self, *names: str | int) -> None:
         self.model.set_random_seed(derive(self.config.seed, *names) % 2**31)
@@ -196,7 +211,7 @@ class Training:
             "episodes": self.model._episode_num if buffer is not None else 0,
         }
         self.run.save(self.step, state, tensors, keep=self._due(self.step))
-        _save_model(self.model, self.run.path / "model.zip")
+        _save_model(self.model, self.run.path)
 
     def _restore(self) -> bool:
         """The newest checkpoint into the model; False before the first."""
@@ -282,7 +297,11 @@ def _buffer(model: Model) -> FrameReplayBuffer | None:
     return buffer if isinstance(buffer, FrameReplayBuffer) else None
 
 
-def _save_model(model: Model, path: Path) -> None:
-    """The model in Stable-Baselines3's own format, whole or not at all."""
-    with write_atomically(path) as file:
+def _save_model(model: Model, folder: Path) -> None:
+    """The model in Stable-Baselines3's own format, and beside it what normalises, each whole or not at all."""
+    with write_atomically(folder / "model.zip") as file:
         model.save(file)  # type: ignore[arg-type]
+    normaliser = model.get_vec_normalize_env()
+    if normaliser is not None:
+        with write_atomically(folder / "vecnormalize.pkl") as file:
+            pickle.dump(normaliser, file)  # as VecNormalize.save does; nothing of ours reads it

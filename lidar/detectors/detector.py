@@ -12,15 +12,14 @@ from robovision.lidar.detectors.anchor_head import AnchorHead
 from robovision.lidar.detectors.bev import BevBackbone
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import DetectorConfig
-from robovision.lidar.detectors.ground_map import GroundMap
+from robovision.lidar.detectors.ground import Ground, Sweep
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects
 from robovision.lidar.detectors.pillars import PillarEncoder
 from robovision.lidar.detectors.roi_head import RoiHead
 from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
 from robovision.lidar.sparse import SparseMap
 from robovision.symmetry.claims import Symmetry
-from robovision.symmetry.data import Items, Points, Same
-from robovision.symmetry.groups import CLOUD_SCALE, MIRROR, PERMUTATION
+from robovision.symmetry.groups import CLOUD_SCALE, GROUND, MIRROR, PERMUTATION, YAW
 from robovision.types import Boxes3D, PointCloud
 
 NEAR = 25.0
@@ -54,6 +53,17 @@ class Detector(nn.Module):
         self.roi_head = None if config.roi is None else RoiHead(config, config.roi)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """The points' order is nothing to it; it sees absolute coordinates, so that nothing else is kept.
+
+        Of one sweep's points alone: of the function `points -> self(points, zeros, 1)`.
+        """
+        cell = self.config.grid.voxel[0] * self.config.bev.stride * (1 if self.config.encoder == "pillars" else 8)
+        moving = GROUND.of(cell), YAW.of(90.0), MIRROR, CLOUD_SCALE.of(1.1)
+        ground = Ground(self.config.grid)
+        order = Symmetry(PERMUTATION, "exact", Sweep(), ground, part=_scores)
+        return order, *(Symmetry(group, "none", Sweep(), ground, part=_scores) for group in moving)
+
     def features(self, points: Tensor, sample: Tensor, size: int) -> tuple[Tensor, Stages]:
         """What the head reads, [B, C, H, W], of points [P, 3 or 4] of `size` sweeps; and what a second stage does."""
         if self.roi_head is None:
@@ -84,15 +94,13 @@ class Detector(nn.Module):
         options = self.roi_head.options
         return self.roi_head.refine(seen.stages, self._propose(seen, options.overlap, options.proposals))
 
-    def symmetries(self) -> tuple[Symmetry, ...]:
-        """What it says of its features of one sweep: points have no order. Motions of the scene it has to learn."""
-        ground = GroundMap(self.config.grid)
-        learnt = (Symmetry(group, "none", Points(), ground) for group in (MIRROR, CLOUD_SCALE))
-        return (Symmetry(PERMUTATION, "exact", Items(), Same()), *learnt)
-
     def _propose(self, seen: Seen, overlap: float, most: int) -> list[Found]:
         assert isinstance(self.head, AnchorHead)
         return self.head.read(seen.maps, 0.0, overlap, most)
+
+
+def _scores(seen: Seen) -> Tensor:
+    return seen.maps["cls" if "cls" in seen.maps else "hm"]
 
 
 def ground_level(cloud: PointCloud) -> float:

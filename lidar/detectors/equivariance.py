@@ -20,7 +20,7 @@ from robovision.files import write_atomically, write_csv
 from robovision.lidar.boxes import bev_iou
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import Detector, Seen
-from robovision.lidar.detectors.ground_map import act_on_map
+from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.transforms import Similarity
 
 if TYPE_CHECKING:

@@ -102,7 +102,7 @@ class Rings(Kind):
 
     def act(self, element: Element, data: Tensor) -> Tensor:
         if not isinstance(element, Motion):
-            raise UsageError(f"{element} does not act on sweeps: it is no motion of the ground")
+            raise element.refuses("sweeps")
         ground = self.rays[0, :, :2].double().flip(-1)  # y, x
         found = torch.cdist(element.move(ground), ground).min(dim=1)
         if float(found.values.max()) > 1e-4:
