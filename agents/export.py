@@ -1,14 +1,14 @@
-"""A policy as one file that runs without this library: ONNX, or a program of `torch.export`.
+"""A policy as one file that runs without this library: ONNX, a program of `torch.export`, or TorchScript.
 
-(TorchScript is no longer maintained in PyTorch; `torch.export` took its place.)
+(PyTorch no longer develops TorchScript; it is for programs that load nothing else.)
 
 The file computes one step for a batch of B environments. It remembers nothing: what a step needs of those before comes
 out of it and goes into the next.
 
 Convention, of a run of `robovision rl`:
     What the policy observes, by name, as the environment gives it, images as stacks of frames; keypoints as
-    `robovision.agents.reinforcement.environments.KeypointObserver` finds them. For ONNX each is an input, for torch
-    they are one dictionary `observations`.
+    `robovision.agents.reinforcement.environments.KeypointObserver` finds them. For ONNX each is an input, else they
+    are one dictionary `observations`.
     actions: float32 [B, A] in -1..1.
 
 Convention, of a run of `robovision train`:
@@ -38,8 +38,8 @@ from robovision.agents.policy import Policy
 from robovision.errors import UsageError
 from robovision.files import write_atomically
 
-Form = Literal["onnx", "torch"]
-SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2"}
+Form = Literal["onnx", "torch", "torchscript"]
+SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2", "torchscript": ".ts"}
 TOLERANCE = 1e-3
 """By how much actions of the file may differ from the policy's own."""
 STEPS = 3
@@ -118,26 +118,16 @@ def export(agent: Agent, path: Path, form: Form) -> float:
     Args:
         agent: the policy, on the CPU.
         path: the file.
-        form: `onnx`, played with onnxruntime; or `torch`, for `torch.export.load`.
+        form: `onnx`, played with onnxruntime; `torch`, for `torch.export.load`; `torchscript`, for `torch.jit.load`.
 
     Raises:
         UsageError: if a package is missing; if the file can't be written, or acts otherwise than the policy.
     """
     partial = path.with_name(f".{path.name}.partial{SUFFIXES[form]}")
     function = function_of(agent)
-    example = function.inputs(2, 0)
-    batch = torch.export.Dim("batch", min=1)
-    shapes = {
-        name: {0: batch} if isinstance(value, Tensor) else {part: {0: batch} for part in value}
-        for name, value in example.items()
-    }
     try:
         with torch.no_grad(), _quiet():
-            program = torch.export.export(function.module.eval(), (), kwargs=example, dynamic_shapes=shapes)
-            if form == "torch":
-                torch.export.save(program, partial)
-            else:
-                _to_onnx(program, partial, list(_flat(example)), function.outputs)
+            _write(function, partial, form)
         difference = max(_differences(function, partial, form))
         if not difference <= TOLERANCE:
             raise UsageError(f"the exported policy acts otherwise: its actions differ by {difference:.2g}")
@@ -148,11 +138,30 @@ def export(agent: Agent, path: Path, form: Form) -> float:
     return difference
 
 
+def _write(function: Function, path: Path, form: Form) -> None:
+    module, example = function.module.eval(), function.inputs(2, 0)
+    if form == "torchscript":
+        torch.jit.save(torch.jit.trace(module, example_kwarg_inputs=example, check_trace=False), path)  # type: ignore[no-untyped-call]
+        return
+    batch = torch.export.Dim("batch", min=1)
+    shapes = {
+        name: {0: batch} if isinstance(value, Tensor) else {part: {0: batch} for part in value}
+        for name, value in example.items()
+    }
+    program = torch.export.export(module, (), kwargs=example, dynamic_shapes=shapes)
+    if form == "torch":
+        torch.export.save(program, path)
+    else:
+        _to_onnx(program, path, list(_flat(example)), function.outputs)
+
+
 def play(path: Path, form: Form, given: Inputs) -> list[Tensor]:
     """What a file answers to inputs."""
-    if form == "torch":
-        with torch.no_grad():
-            return list(torch.export.load(path).module()(**given))
+    if form != "onnx":
+        with torch.no_grad(), _quiet():
+            program = torch.export.load(path).module() if form == "torch" else torch.jit.load(path)  # type: ignore[no-untyped-call]
+            answer = program(**given)
+            return [answer] if isinstance(answer, Tensor) else list(answer)
     import onnxruntime
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

@@ -143,7 +143,7 @@ def a_cnn_that_sees_one_image_alone() -> Policy:
     return a_policy(dataclasses.replace(TINY, encoder=EncoderOptions("cnn", adapter="none")), felt=0)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", ["onnx", "torch", "torchscript"])
 @pytest.mark.parametrize("make", [a_small_vit_with_coin, a_cnn_that_sees_one_image_alone])
 def test_an_exported_policy_does_what_the_policy_does(tmp_path: Path, make: Callable[[], Policy], form: Form) -> None:
     if form == "onnx":

@@ -305,6 +305,7 @@ def test_an_exported_policy_plays_without_robovision(tmp_path: Path) -> None:
     assert export(agent, path, "onnx") < 1e-4
     seen = {name: value.numpy() for name, value in random_observations(agent, 5, seed=7).items()}
     (found,) = onnxruntime.InferenceSession(path).run(["actions"], seen)
+    assert export(agent, tmp_path / "policy.ts", "torchscript") < 1e-5
     assert np.allclose(found, agent.act(seen), atol=1e-4)
 
 

@@ -158,7 +158,8 @@ def test_an_encoder_learns_at_its_own_pace(kind: Any) -> None:
     for pace in (1.0, 0.1):
         torch.manual_seed(0)
         policy = kind(env.observation_space, env.action_space, lambda _: 0.5, **policy_options(encoder_pace=pace))
-        optimizer = policy.optimizer if kind is PixelPPOPolicy else policy.critic.optimizer
+        learner: Any = policy if kind is PixelPPOPolicy else policy.critic
+        optimizer: torch.optim.Optimizer = learner.optimizer
         update_learning_rate(optimizer, 1e-3)  # as Stable-Baselines3 does before it learns
         extractor = next(module for module in policy.modules() if isinstance(module, PixelExtractor))
         assert extractor.eye is not None
@@ -220,8 +221,9 @@ def test_a_gradient_step_encodes_each_batch_once_and_only_the_critic_trains_the_
     assert not actors & {id(p) for p in policy.extractor.parameters()}
 
 
-def test_the_critics_gradient_is_that_of_the_plain_loss() -> None:
-    """Sharing features changes no gradient: the same as the critic's loss written out."""
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_critics_gradient_is_that_of_the_plain_loss(graph: bool) -> None:
+    """Sharing features changes no gradient: the same as the critic's loss written out, however they were made first."""
     model = sac(square_envs(1))
     model.learn(99)
     policy = cast(PixelSACPolicy, model.policy)
@@ -229,7 +231,8 @@ def test_the_critics_gradient_is_that_of_the_plain_loss() -> None:
     assert model.replay_buffer is not None
     batch = cast(Any, model.replay_buffer.sample(8))
     target = torch.randn(8, 1)
-    policy.actor.action_log_prob(batch.observations)  # asks first, without a gradient
+    with torch.set_grad_enabled(graph):
+        policy.actor.action_log_prob(batch.observations)  # asks first
     loss = sum(torch.nn.functional.mse_loss(q, target) for q in policy.critic(batch.observations, batch.actions))
     cast(Tensor, loss).backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in policy.extractor.named_parameters() if p.grad is not None}

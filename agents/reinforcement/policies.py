@@ -46,8 +46,9 @@ class SharedFeatures:
         if not self._extractor.training:
             self._made.clear()
             return self._extract(observations)
-        features = next((made for seen, made in self._made if seen is observations), None)
-        if features is None:
+        known = (made for seen, made in self._made if seen is observations)
+        features = next((made for made in known if made.requires_grad or not learns), None)
+        if features is None:  # or they were made without a graph, or gave it to a loss
             features = self._extract(observations)
             self._made = [*self._made, (observations, features)][-REMEMBERED:]
         if not learns:

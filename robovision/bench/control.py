@@ -23,7 +23,7 @@ from robovision.agents.train import resolve
 from robovision.bench.control_chart import draw
 from robovision.bench.control_plan import METHODS, TITLES, Cell, Choice
 from robovision.bench.timing import markdown
-from robovision.envs.demos import experts
+from robovision.envs.task_table import experts
 from robovision.files import write_atomically, write_csv
 from robovision.run import Run
 from robovision.types import Metric

@@ -241,7 +241,7 @@ class Control:
     out: Path | None = None
     """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
     workers: int = 0
-    """Processes that simulate; 0: as many as there are cores."""
+    """Processes that simulate; 0: as many as there are cores, and with --ray as a training has of them."""
     threads: int = 0
     """Threads of a training on the CPU; 0: as many as there are cores, and one with --ray."""
     ray: str | None = None

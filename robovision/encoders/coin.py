@@ -20,7 +20,7 @@ from robovision.encoders.vit import Injector
 from robovision.symmetry.aliasfree import FilteredActivation, KaiserDownsample
 from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Image
-from robovision.symmetry.groups import shifts
+from robovision.symmetry.groups import shifts, turns
 
 LEVELS = 3
 POINTS = 4
@@ -46,8 +46,11 @@ class SpatialPrior(nn.Module):
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Shifts by whole cells move the finest map, but for the cells that see the border's zeros."""
-        margin = 6 if self.aliasfree else 2
-        return (Symmetry(shifts(8), "interior", outputs=Image(8), margin=margin, part=lambda maps: maps[0]),)
+        margin = 12 if self.aliasfree else 2
+        return (
+            Symmetry(shifts(8), "interior", outputs=Image(8), margin=margin, part=lambda maps: maps[0]),
+            Symmetry(turns("C4"), "none", outputs=Image(8), part=lambda maps: maps[0]),
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
