@@ -147,7 +147,7 @@ class RLConfig:
             raise unknown("algorithm", self.algorithm, get_args(Algorithm))
         seen = resolve(self.task, self.env)
         if "pixels" in seen.observe and (self.keypoints.method == "none" or self.keypoints.pixels):
-            check_image_size(self.encoder.name, self.env.size, "env.size")
+            check_image_size(self.encoder.name, self.env.size, "env.size", self.encoder.adapter)
         if self.lidar.model != RINGS and "lidar" not in seen.observe:
             raise UsageError(
                 f"lidar.model {self.lidar.model} reads a LiDAR, but env.observe is {', '.join(seen.observe)}"
