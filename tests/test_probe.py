@@ -162,6 +162,10 @@ def test_the_command_looks_at_a_cloud(tmp_path: Path, capsys: pytest.CaptureFixt
         (f"{MODELS}:Unsteady", "gives [1, 3, 64, 63] of the input after Translation"),
         (f"{MODELS}:Words", "Words returned str; it must return a tensor"),
         (f"{MODELS}:seven", "takes images of 7 channels"),
+        (f"{MODELS}:Noise", "Noise gives other numbers for the same input at output"),
+        (f"{MODELS}:Void", "Void returned nothing: output of [0, 3, 64, 64]"),
+        (f"{MODELS}:Undefined", "Undefined returned NaN or infinite numbers: output of [1, 3, 64, 64]"),
+        (f"{MODELS}.torus", "is no encoder and no folder; your own module would be tests.symmetry_models:torus"),
     ],
 )
 def test_a_module_that_cannot_be_measured_is_told(
@@ -169,6 +173,18 @@ def test_a_module_that_cannot_be_measured_is_told(
 ) -> None:
     assert main(["symmetry", model, "--on", str(photo), "--size", "64", "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_masks_and_half_precision_are_measured(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--on", str(photo), "--size", "64", "--out", str(tmp_path / "out")]
+    for name, kinds in {"Numbers": ("| invariant |", "| map "), "Mask": ("EQ-T",), "ready": ("EQ-T",)}.items():
+        assert main(["symmetry", f"{MODELS}:{name}", *options]) == 0
+        output = capsys.readouterr().out
+        assert all(kind in output for kind in kinds)
+    assert main(["symmetry", f"{MODELS}:ready", *options[:4], "--out", str(photo)]) == 2
+    assert "photo.png" in capsys.readouterr().err
 
 
 def test_wrong_options_are_told(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

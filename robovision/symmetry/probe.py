@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -43,9 +42,9 @@ WORDS = {
 }
 
 IMAGE_GROUPS = (
-    dataclasses.replace(shifts(), magnitudes=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
+    shifts().of(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     SO2,
-    dataclasses.replace(SCALE, magnitudes=(1.05, 1.1, 1.2, 1.4)),
+    SCALE.of(1.05, 1.1, 1.2, 1.4),
     FLIP,
 )
 CLOUD_GROUPS = (GROUND, YAW, SO3, CLOUD_SCALE, MIRROR, PERMUTATION)
@@ -126,10 +125,12 @@ def probe(
     """Measure a model; it is set to evaluation.
 
     Raises:
-        UsageError: if the model raises, or returns another shape when its input moves, naming both.
+        UsageError: if the model raises, returns another shape when its input moves, naming both, or other numbers for
+            the same input.
     """
     model.eval()
     still = record(model, views.still)
+    _check_steady(model, views, still)
     layers = tuple(_layers(still, views))
     errors: dict[tuple[str, str, float], float] = {}
     for group in groups:
@@ -146,14 +147,14 @@ def record(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """What each layer makes of the inputs, by name, in the order of the calls; the last is the output.
 
     Raises:
-        UsageError: if the model raises, or returns nothing that could be compared.
+        UsageError: if the model raises, or returns nothing that could be compared, such as NaN.
     """
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
-                seen[name] = output
+                seen[name] = numbers(output)
 
         return hook
 
@@ -168,7 +169,31 @@ def record(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen | _outputs(model, output)
+    outputs = {name: numbers(value) for name, value in _outputs(model, output).items()}
+    for name, value in outputs.items():
+        if not value.numel() or not value.isfinite().all():
+            what = "NaN or infinite numbers" if value.numel() else "nothing"
+            raise UsageError(f"{type(model).__name__} returned {what}: {name} of {list(value.shape)}")
+    return seen | outputs
+
+
+def numbers(value: Tensor) -> Tensor:
+    """A tensor as numbers that can be interpolated: masks, labels and half precision become float32, one number [1]."""
+    if value.dtype not in (torch.float32, torch.float64):
+        value = value.float()
+    return value if value.ndim else value[None]
+
+
+def _check_steady(model: nn.Module, views: Views, still: Mapping[str, Tensor]) -> None:
+    """Raise UsageError for a model that returns other numbers for the same input."""
+    again = record(model, views.still)
+    for name, value in still.items():
+        other = again.get(name)
+        if other is not None and other.shape == value.shape and not torch.allclose(other, value, equal_nan=True):
+            raise UsageError(
+                f"{type(model).__name__} gives other numbers for the same input at {name}, so that nothing can be "
+                "compared: leave its noise out, or seed it in each call"
+            )
 
 
 def _outputs(model: nn.Module, output: Any) -> dict[str, Tensor]:
