@@ -9,7 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from robovision.agents.reinforcement.config import LidarOptions
 from robovision.errors import UsageError
+from robovision.lidar.detectors.models import make_config
+from robovision.lidar.detectors.sweep_encoder import SweepEncoder
 from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Items, Kind, Same
 from robovision.symmetry.elements import Element
@@ -18,6 +21,8 @@ from robovision.symmetry.space import Similarity
 
 WIDTH = 64
 """Numbers that are made of a LiDAR's rings or of a set of points."""
+CHANNELS = 16
+"""Numbers that are read of each token."""
 
 
 class VectorReader(nn.Module):
@@ -79,6 +84,36 @@ class RingReader(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         return cast(Tensor, self.layers(1 - distances / self.reach))
+
+
+class SweepReader(nn.Module):
+    """Distances of a LiDAR, [B, rings, columns] in metres, as a vector, by a detector's backbone over the ground.
+
+    A few numbers are read of each token. Batch norms use the statistics that they hold, in training too.
+
+    Args:
+        options: which backbone, and whether it learns.
+        sensor: name of the LiDAR.
+    """
+
+    def __init__(self, options: LidarOptions, sensor: str) -> None:
+        super().__init__()
+        self.width = WIDTH
+        self.encoder = SweepEncoder(make_config(options.model), sensor)
+        self.encoder.requires_grad_(not options.frozen).eval()
+        rings, columns = self.encoder.rays.shape[:2]
+        rows, places = self.encoder.grid(rings, columns)
+        self.readout = nn.Linear(self.encoder.width, CHANNELS)
+        self.all = nn.Sequential(nn.Linear(CHANNELS * rows * places, WIDTH), nn.LayerNorm(WIDTH), nn.Tanh())
+
+    def train(self, mode: bool = True) -> SweepReader:
+        """As in torch, but the encoder's batch norms keep the statistics that they hold."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, distances: Tensor) -> Tensor:
+        return cast(Tensor, self.all(self.readout(self.encoder(distances).tokens).flatten(1)))
 
 
 class PointReader(nn.Module):

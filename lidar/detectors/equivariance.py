@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from robovision.files import write_atomically, write_csv
 from robovision.lidar.boxes import bev_iou
 from robovision.lidar.detectors.config import DetectorConfig
-from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.detectors.detector import Detector, Seen
 from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.transforms import Similarity
 
@@ -143,13 +143,12 @@ class _Part:
 
 def _features(detector: Detector, points: Tensor) -> Tensor:
     sample = torch.zeros(len(points), dtype=torch.int64)
-    features: Tensor = detector.backbone(detector.encoder(points, sample, 1))
-    return features
+    return detector.features(points, sample, 1)[0]
 
 
 def _run(detector: Detector, points: Tensor) -> Still:
-    features = _features(detector, points)
-    (found,) = detector.decode(detector.head(features))
+    features, stages = detector.features(points, torch.zeros(len(points), dtype=torch.int64), 1)
+    (found,) = detector.decode(Seen(detector.head(features), stages))
     return features, found.boxes, found.scores
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robovision.encoders.names import ALIASFREE_STRIDE
 from robovision.encoders.vit import Injector
 from robovision.symmetry.aliasfree import FilteredActivation, KaiserDownsample
 from robovision.symmetry.claims import Symmetry
@@ -52,6 +53,11 @@ class SpatialPrior(nn.Module):
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[-2:]
+        if self.aliasfree and (height % ALIASFREE_STRIDE or width % ALIASFREE_STRIDE):
+            raise ValueError(
+                f"image sides must be multiples of {ALIASFREE_STRIDE} px for coin-aliasfree, got {height} x {width}"
+            )
         x = _convolve(self.stem, images.contiguous(memory_format=torch.channels_last))  # faster on a CPU
         maps = []
         for down, project in zip(self.down, self.project, strict=True):
