@@ -19,7 +19,7 @@ from robovision.errors import UsageError
 from robovision.lidar.argoverse import select
 from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.boxes import PAIRS, paired_iou_3d, to_tensor
-from robovision.lidar.checks import warn_of_other_frame
+from robovision.lidar.conventions import some_frames, upright_readings, warn_of_other_convention
 from robovision.lidar.kitti_matching import blocks, pairs_within_frames
 from robovision.lidar.report import Curve, Evaluation, check_frames, files_of, frame_errors
 from robovision.lidar.waymo_boxes import CLASSES, WaymoBoxes, read_waymo_boxes
@@ -82,54 +82,82 @@ def score(truth: WaymoBoxes, detections: WaymoBoxes) -> Evaluation:
         UsageError: if detections have no scores or lie in frames that the ground truth does not have.
     """
     check_frames("frames", set(truth.frames), set(detections.frames) | set(truth.frames))
-    warn_of_other_frame(
-        [truth.boxes.centers], [detections.boxes.centers], "geometric centre in the vehicle's frame, x forward, z up"
-    )
     names = sorted(set(truth.frames))
     number = {name: n for n, name in enumerate(names)}
     truths, found = (_Framed.of(boxes, number) for boxes in (truth, detections))
-    metrics: list[Metric] = []
-    curves: list[Curve] = []
-    missed: list[Array] = []
-    wrong: list[Array] = []
-    means: dict[str, list[float]] = {f"{kind}/L{level}": [] for level in LEVELS for kind in ("mAP", "mAPH")}
-    ranges: list[Metric] = []
-    for label, name in enumerate(CLASSES):
-        for ring, limits in RANGES.items():
-            zero = np.zeros(len(CUTOFFS))
-            counts = Counts(zero, zero, zero, np.zeros((len(LEVELS), len(CUTOFFS))), np.zeros(len(LEVELS), np.int64))
-            for part in _parts(truths, found, label, limits):
-                counts = counts + part.count()
-            for k, level in enumerate(LEVELS):
-                curve, values = _precision(counts, k)
-                count = int(counts.count[k])
-                more = [Metric(f"{kind}/{name}{ring}/L{level}", v, "1", count=count) for kind, v in values.items()]
-                (ranges if ring else metrics).extend(more)
-                if not ring:
-                    curves.append(Curve(f"{name}/L{level}", *curve))
-                if not ring and name in AVERAGED:
-                    for kind, value in values.items():
-                        means[f"m{kind}/L{level}"].append(value)
-            if not ring:
-                best = _best(counts)
-        for part in _parts(truths, found, label, RANGES[""]):
-            lost, false = part.errors(best)
-            missed.append(lost)
-            wrong.append(false)
-    headline = [Metric(name, float(np.mean(values)), "1", count=len(truth.frames)) for name, values in means.items()]
-    worst = frame_errors(names, np.concatenate(missed), np.concatenate(wrong))
-    return Evaluation("waymo", [*headline, *metrics, *ranges], curves, worst)
-
-
-def _precision(counts: Counts, k: int) -> tuple[tuple[Array, Array], dict[str, float]]:
-    """Recall and precision [C] of the k-th level, and both averages."""
-    found = np.maximum(counts.right + counts.wrong, 1)
-    recall, precision = counts.right / np.maximum(counts.right + counts.missed[k], 1), counts.right / found
-    values = {
-        "AP": average_precision(precision, recall),
-        "APH": average_precision(counts.heading / found, recall),
+    _check_convention(truths, found)
+    counts = {
+        (label, ring): _counted(truths, found, label, limits)
+        for label in range(len(CLASSES))
+        for ring, limits in RANGES.items()
     }
-    return (recall, precision), values
+    whole = {label: each for (label, ring), each in counts.items() if not ring}
+    metrics = [metric for label, each in whole.items() for metric in _metrics(CLASSES[label], each)]
+    ranges = [
+        metric for (label, ring), each in counts.items() if ring for metric in _metrics(CLASSES[label] + ring, each)
+    ]
+    curves = [
+        Curve(f"{CLASSES[label]}/L{level}", *_curve(each, k))
+        for label, each in whole.items()
+        for k, level in enumerate(LEVELS)
+    ]
+    errors = [
+        part.errors(_best(each)) for label, each in whole.items() for part in _parts(truths, found, label, RANGES[""])
+    ]
+    missed, wrong = (np.concatenate([np.zeros(0, np.int64), *(pair[side] for pair in errors)]) for side in (0, 1))
+    headline = _means({metric.name: metric.value for metric in metrics}, len(truth.frames))
+    return Evaluation("waymo", [*headline, *metrics, *ranges], curves, frame_errors(names, missed, wrong))
+
+
+def _counted(truths: _Framed, found: _Framed, label: int, limits: tuple[float, float]) -> Counts:
+    """The sums of one type in one range."""
+    zero = np.zeros(len(CUTOFFS))
+    counts = Counts(zero, zero, zero, np.zeros((len(LEVELS), len(CUTOFFS))), np.zeros(len(LEVELS), np.int64))
+    return sum((part.count() for part in _parts(truths, found, label, limits)), counts)
+
+
+def _metrics(name: str, counts: Counts) -> list[Metric]:
+    """Both averages of both levels."""
+    return [
+        Metric(f"{kind}/{name}/L{level}", value, "1", count=int(counts.count[k]))
+        for k, level in enumerate(LEVELS)
+        for kind, value in _averages(counts, k).items()
+    ]
+
+
+def _means(values: dict[str, float], frames: int) -> list[Metric]:
+    """The means of both averages over the types that count, of both levels."""
+    return [
+        Metric(
+            f"m{kind}/L{level}", float(np.mean([values[f"{kind}/{n}/L{level}"] for n in AVERAGED])), "1", count=frames
+        )
+        for level in LEVELS
+        for kind in ("AP", "APH")
+    ]
+
+
+def _check_convention(truth: _Framed, detections: _Framed) -> None:
+    """Warn if another convention of the detections fits better, by boxes in space of some frames."""
+    wanted, chosen = some_frames(truth.frame, detections.frame)
+    known, found = (
+        to_tensor(select(framed.boxes.boxes, rows)).numpy() for framed, rows in ((truth, wanted), (detections, chosen))
+    )
+    expected = "geometric centre in the vehicle's frame, x forward, z up; length, width, height; radians"
+    read, frames = upright_readings(found), (truth.frame[wanted], detections.frame[chosen])
+    warn_of_other_convention((known, frames[0]), read, frames[1], expected)
+
+
+def _curve(counts: Counts, k: int) -> tuple[Array, Array]:
+    """Recall and precision [C] of the k-th level."""
+    recall = counts.right / np.maximum(counts.right + counts.missed[k], 1)
+    return recall, counts.right / np.maximum(counts.right + counts.wrong, 1)
+
+
+def _averages(counts: Counts, k: int) -> dict[str, float]:
+    """Average precision of the k-th level, plain and weighted by heading."""
+    recall, precision = _curve(counts, k)
+    weighted = counts.heading / np.maximum(counts.right + counts.wrong, 1)
+    return {"AP": average_precision(precision, recall), "APH": average_precision(weighted, recall)}
 
 
 def average_precision(precision: Array, recall: Array) -> float:
