@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ def sunk(boxes: Array) -> Array:
 
 
 FRAME = np.repeat(np.arange(FRAMES), EACH)
-WRONG = {
+WRONG: dict[str, Callable[[Array], Array]] = {
     "the middles of their bottoms": sunk,
     "length and width swapped": lambda b: b[:, [0, 1, 2, 4, 3, 5, 6]],
     "angles in degrees": lambda b: np.column_stack([b[:, :6], np.degrees(b[:, 6])]),
@@ -127,7 +128,7 @@ def in_lidar(values: Array) -> Array:
     return np.column_stack([values[:, :10], *places])
 
 
-KITTI_WRONG = {
+KITTI_WRONG: dict[str, Callable[[Array], Array]] = {
     "": lambda v: v,
     "the LiDAR's axes": in_lidar,
     "geometric centres": lambda v: v - np.eye(14)[11] * v[:, 7:8] / 2,
