@@ -94,7 +94,8 @@ def _orders(sizes: Array) -> dict[str, Array]:
 
 
 def _raised(boxes: Array, by: Array) -> Array:
-    return boxes + by[:, None] * np.array([0, 0, 1, 0, 0, 0, 0])
+    raised: Array = boxes + by[:, None] * np.array([0, 0, 1, 0, 0, 0, 0])
+    return raised
 
 
 def warn_of_other_convention(

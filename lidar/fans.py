@@ -89,9 +89,10 @@ class _Pairs:
         sizes = [len(part) for part in parts]
         first = torch.arange(len(worlds), device=fan.device).repeat_interleave(torch.tensor(sizes, device=fan.device))
         shape = index + len(worlds[0]) * first.index_select(0, fan)
-        world = Primitives(
-            *(torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size"))
+        kind, center, rotation, size = (
+            torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size")
         )
+        world = Primitives(kind, center, rotation, size)
         turn = world.rotation.view(-1, 9).T.index_select(1, shape).view(3, 3, -1)
         offset = fans.origin.T.index_select(1, fan) - world.center.T.index_select(1, shape)
         ways = (offset, fans.ahead.T.index_select(1, fan), fans.up.T.index_select(1, fan))

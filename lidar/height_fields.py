@@ -15,14 +15,17 @@ LOOKS = 96
 FARTHEST = 400.0
 """Metres of the last of these places."""
 
+REFINED = 2
+"""Looks at the ground to find where between two places a ray meets it."""
+
 STEEPEST = 1.57
 """Radians of elevation of what counts as vertical."""
 
 CLOSE = 1e-4
 """Metres above the ground at which a ray has met it."""
 
-MARCHES = 200
-"""Steps after which a ray that grazes the ground is given up."""
+MARCHES, RELAXED = 200, 16
+"""Steps after which a ray that grazes the ground is given up, and after each of how many it steps as far once more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,20 +63,23 @@ class HeightField:
     def cast(self, start: Tensor, step: Tensor) -> Tensor:
         """The distance [P], inf for never, at which rays from above, `start` along `step`, [3, P], meet the ground.
 
-        No ray steps farther than the steepest slope allows, so that none passes through a crest.
+        At first no ray steps farther than the steepest slope allows, so that none passes through a crest. What grazes
+        the ground for long takes ever longer steps, and steps back from below.
         """
-        low, high = (end.to(start.dtype) for end in torch.aminmax(self.heights))
-        sink, flat = -step[2], step[:2].square().sum(dim=0).sqrt()
+        low, high = (float(end) for end in torch.aminmax(self.heights))
+        sink = -step[2]
+        nearing = sink + self._steepest * step[:2].square().sum(dim=0).sqrt()
         time = ((start[2] - high) / sink.clamp(min=1e-9)).clamp(min=0)
         result = torch.full_like(time, torch.inf)
-        left = ((sink > 1e-9) & (self._above(start, step, time * 0) >= -CLOSE)).nonzero()[:, 0]
-        for _ in range(MARCHES):
+        can_meet = (nearing > 1e-9) & ((sink > 0) | (start[2] <= high))
+        left = (can_meet & (self._above(start, step, torch.zeros_like(time)) >= -CLOSE)).nonzero()[:, 0]
+        for march in range(MARCHES):
             origin, way, now = start[:, left], step[:, left], time[left]
-            room = self._above(origin, way, now)
-            met = room <= CLOSE
+            room, height = self._above(origin, way, now), origin[2] + now * way[2]
+            met = room.abs() <= CLOSE
             result[left[met]] = now[met]
-            time[left] = now + room / (sink[left] + self._steepest * flat[left]).clamp(min=1e-9)
-            left = left[~met & (origin[2] + now * way[2] > low - CLOSE)]
+            time[left] = now + room / nearing[left] * torch.where(room > 0, 1 + march / RELAXED, 1.0)
+            left = left[~met & torch.where(way[2] < 0, height > low - 1, height <= high + 1)]
             if not len(left):
                 break
         return result
@@ -96,7 +102,8 @@ class HeightField:
         def line(place: Tensor, lift: Tensor) -> Tensor:
             """How high above the fan's origin, along `up`, the ground is at places ahead of it."""
             x, y, z = (o[:, None] + place * a[:, None] for o, a in zip(origin, ahead, strict=True))
-            return (self.at(x + lift * up[0, :, None], y + lift * up[1, :, None]) - z) / rise
+            above: Tensor = (self.at(x + lift * up[0, :, None], y + lift * up[1, :, None]) - z) / rise
+            return above
 
         heights = line(far, (floor - origin[2, :, None]) / rise)
         horizon = (heights / far.clamp(min=1e-6)).cummax(dim=1).values
@@ -106,14 +113,17 @@ class HeightField:
         never = after == LOOKS
         after = after.clamp_(1, LOOKS - 1)
         first, last = far[after - 1], far[after]
-        below, beyond = heights.gather(1, after - 1), heights.gather(1, after)
-        slope = (beyond - below) / (last - first)
-        sink = slope - tangent
-        place = (first * slope - below) / sink
-        place = torch.minimum(torch.maximum(place, first), last)
-        place = place - (line(place, place * tangent) - place * tangent) / sink
-        place = torch.minimum(torch.maximum(place, first), last)
-        return (place / elevations.cos()).masked_fill_(never | ~place.isfinite(), torch.inf)
+        # How much the ground is higher than the ray, below 0 at first and not at last: regula falsi.
+        below, beyond = heights.gather(1, after - 1) - first * tangent, heights.gather(1, after) - last * tangent
+        for _ in range(REFINED):
+            place = first - below * (last - first) / (beyond - below)
+            higher = line(place, place * tangent) - place * tangent
+            under = higher < 0
+            first, below = torch.where(under, place, first), torch.where(under, higher, below)
+            last, beyond = torch.where(under, last, place), torch.where(under, beyond, higher)
+        place = first - below * (last - first) / (beyond - below)
+        distance: Tensor = (place / elevations.cos()).masked_fill_(never | ~place.isfinite(), torch.inf)
+        return distance
 
     def _above(self, start: Tensor, step: Tensor, time: Tensor) -> Tensor:
         x, y, z = start + time * step

@@ -51,8 +51,8 @@ class Primitives:
 
     def to(self, device: str | torch.device) -> Primitives:
         """The same shapes on another device."""
-        field = None if self.field is None else self.field.to(device)
-        return Primitives(*(t.to(device) for t in (self.kind, self.center, self.rotation, self.size)), field)
+        kind, center, rotation, size = (t.to(device) for t in (self.kind, self.center, self.rotation, self.size))
+        return Primitives(kind, center, rotation, size, None if self.field is None else self.field.to(device))
 
 
 def cast(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:

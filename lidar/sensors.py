@@ -183,13 +183,16 @@ def read_sensor(path: Path) -> Sensor:
             raise UsageError(f"{path}: {name} must be {wanted}, got {_shortened(value)}")
     if "elevations" not in described or ("columns" in described) == ("azimuths" in described):
         raise UsageError(f"{path} needs elevations, and either columns or azimuths, such as {EXAMPLE}")
-    options = {name: tuple(v) if isinstance(v, list) else v for name, v in described.items() if name not in LAYOUT}
+    options: dict[str, Any] = {
+        name: tuple(v) if isinstance(v, list) else v for name, v in described.items() if name not in LAYOUT
+    }
     columns = described.get("columns", 0) or len(described["azimuths"])
     if columns * len(described["elevations"]) > MOST_RAYS:
         raise UsageError(f"{path}: elevations times columns must be at most {MOST_RAYS:,} rays; give fewer")
     if "columns" in described:
         return spinning(np.array(described["elevations"], np.float64), columns, **options)
-    return Sensor(*(np.radians(np.array(described[name], np.float64)) for name in LAYOUT[:2]), **options)
+    elevations, azimuths = (np.radians(np.array(described[name], np.float64)) for name in LAYOUT[:2])
+    return Sensor(elevations, azimuths, **options)
 
 
 LAYOUT = ("elevations", "azimuths", "columns")

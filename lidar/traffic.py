@@ -36,7 +36,7 @@ CAR = (4.6, 1.9, 1.6)
 FASTEST = 14.0
 """Metres a second."""
 
-CYCLING, EDGE, SIDEWALK, FRONT = 3.2, 3.6, (5.7, 8.9), 9.2
+CYCLING, EDGE, SIDEWALK, FRONT = 3.0, 3.7, (5.7, 8.9), 9.2
 """Metres from a road's axis to the middle of where people cycle, to where parked vehicles begin, to both sides of the
 sidewalk, and to the first buildings."""
 

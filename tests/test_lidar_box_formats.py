@@ -109,7 +109,7 @@ def test_kitti_objects_by_hand() -> None:
 def test_kitti_objects_out_of_the_image_are_never_looked_for(tmp_path: Path) -> None:
     """Behind, beside and across the camera."""
     places = [[-10, 0, 0], [-3, 0.5, 0], [10, 60, 0], [0.27, 3, 0], [10, 0, 0]]
-    boxes = Boxes3D(np.array(places), np.tile([4.0, 2, 1.5], (5, 1)), np.zeros(5), np.zeros(5, np.int64), ("Car",))  # type: ignore[arg-type]
+    boxes = Boxes3D(np.array(places), np.tile([4.0, 2, 1.5], (5, 1)), np.zeros(5), np.zeros(5, np.int64), ("Car",))
     objects = boxes_to_objects(boxes, CAMERA)
     assert close(objects_to_boxes(objects, CAMERA), boxes)
     assert objects.rectangles[:3].tolist() == [[-1, -1, -1, -1]] * 3
