@@ -10,13 +10,15 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from robovision.agents.agent import Agent
-    from robovision.devices import Device
+    from robovision.devices import Device, Precision
 
 if __name__ == "agents":
     raise ImportError("import this package as `robovision.agents`, not as `agents`")
 
 
-def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu") -> Agent:
+def load(
+    run: Path | str, checkpoint: str | int = "final", device: Device = "cpu", precision: Precision = "float32"
+) -> Agent:
     """The policy of a run folder; `policy(observation)` gives an action, `policy.reset()` begins another episode.
 
     >>> policy = load("runs/hammer")  # doctest: +SKIP
@@ -28,7 +30,7 @@ def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu
     """
     from robovision.agents import agent
 
-    return agent.load(run, checkpoint, device)
+    return agent.load(run, checkpoint, device, precision)
 
 
 __all__ = ["load"]

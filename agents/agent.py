@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.devices import Device, resolve_device
+from robovision.devices import Device, Precision, resolve_device, resolve_precision
 from robovision.errors import UsageError
 from robovision.run import Run
 
@@ -22,7 +22,8 @@ Observation = Mapping[str, NDArray[Any]]
 Actions = NDArray[np.float32]
 
 LOADERS = {"train": "robovision.agents.cloned:load", "rl": "robovision.agents.reinforcement.agent:load"}
-"""By the kind of run (`job` in run.json), what loads its policy: called with run, checkpoint and device."""
+"""By the kind of run (`job` in run.json), what loads its policy: called with run, checkpoint, device and whether in
+half precision."""
 
 
 class Agent(ABC):
@@ -51,13 +52,17 @@ class Agent(ABC):
         """Forget the episodes so far."""
 
 
-def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu") -> Agent:
+def load(
+    run: Path | str, checkpoint: str | int = "final", device: Device = "cpu", precision: Precision = "float32"
+) -> Agent:
     """The policy of a run folder, ready to act.
 
     Args:
         run: the folder, or hf://owner/name for a policy on the Hugging Face Hub.
         checkpoint: `final`, `best` (of the evaluated ones) or the number of a step.
         device: where it computes.
+        precision: in which its encoder sees; in bfloat16 a step takes about a third less time on a processor that
+            multiplies it natively, and actions differ in the second digit. auto: bfloat16 on such a device.
 
     Raises:
         UsageError: if the folder is no run, or of a kind that has no policy; if it has no such checkpoint, or a
@@ -67,8 +72,9 @@ def load(run: Path | str, checkpoint: str | int = "final", device: Device = "cpu
     if opened.job not in LOADERS:
         raise UsageError(f"{run} is a run of `robovision {opened.job}`, which trains no policy")
     module, name = LOADERS[opened.job].split(":")
-    loader: Callable[[Run, str, Device], Agent] = getattr(importlib.import_module(module), name)
-    return loader(opened, str(checkpoint), resolve_device(device))
+    loader: Callable[[Run, str, Device, bool], Agent] = getattr(importlib.import_module(module), name)
+    where = resolve_device(device)
+    return loader(opened, str(checkpoint), where, resolve_precision(precision, where) == "bfloat16")
 
 
 def _folder(run: Path | str) -> Path:
@@ -88,7 +94,7 @@ def find_step(run: Run, checkpoint: str) -> int:
     """
     steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
     if not steps:
-        raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision train --resume {run.path}")
+        raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision {run.job} --resume {run.path}")
     if checkpoint == "final":
         return steps[-1]
     if checkpoint == "best":

@@ -18,11 +18,11 @@ from robovision.errors import UsageError
 from robovision.run import Run
 
 
-def load(run: Run, checkpoint: str, device: Device) -> Agent:
+def load(run: Run, checkpoint: str, device: Device, half: bool) -> Agent:
     """The policy of a run of `robovision train`."""
     found = run.at(find_step(run, checkpoint))
     config = run.config(TrainConfig)
-    return ClonedAgent(policy_of(config, found.tensors("model"), found.path).to(device), config.env.size)
+    return ClonedAgent(policy_of(config, found.tensors("model"), found.path).to(device), config.env.size, half)
 
 
 def policy_of(config: TrainConfig, tensors: Mapping[str, Tensor], source: Path) -> Policy:
@@ -44,10 +44,14 @@ def policy_of(config: TrainConfig, tensors: Mapping[str, Tensor], source: Path) 
 
 
 class ClonedAgent(Agent):
-    """A policy that sees square images of `size` pixels."""
+    """A policy that sees square images of `size` pixels, on request in bfloat16."""
 
-    def __init__(self, policy: Policy, size: int) -> None:
+    def __init__(self, policy: Policy, size: int, half: bool = False) -> None:
         self.policy = policy
+        if half:
+            policy.encoder.bfloat16()
+        if half and policy.readout is not None:
+            policy.readout.bfloat16()
         self.size = size
         self.reset()
 
@@ -57,7 +61,8 @@ class ClonedAgent(Agent):
     @torch.inference_mode()
     def act(self, observations: Observation) -> Actions:
         images, felt = (value.to(self.policy.action_mean.device) for value in self._check(observations))
-        plan = self.policy.plan(self._history.push(self.policy.embed(images)), felt)
+        embedded = self.policy.embed(images).to(felt.dtype)
+        plan = self.policy.plan(self._history.push(embedded), felt)
         actions: Actions = self._ensemble.push(plan).clamp(-1, 1).cpu().numpy()
         return actions
 

@@ -58,7 +58,8 @@ class Optimisation:
     """Consecutive frames that are drawn together, so that neighbouring histories share the encoder's work.
     Worth it only with a history; single frames teach more."""
     lr: float = 1e-3
-    """Peak learning rate of AdamW, reached after a twentieth of the steps, then falling as a cosine to 0."""
+    """Peak learning rate of AdamW, reached after a twentieth of the steps, then falling as a cosine to 0. It is for
+    small encoders; a large pretrained one that is trained in full wants 1e-4."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW, on matrices only."""
     gradient_norm: float = 1.0
@@ -69,7 +70,8 @@ class Optimisation:
     colour: float = 0.0
     """Brightness, contrast and saturation are changed at random by up to this share, 0.3 for example."""
     ema: float = 0.0
-    """Decay of a moving average of the weights, which then is what is evaluated: 0.999 for example; 0: none."""
+    """Decay of a moving average of the weights, which then is what is evaluated: 0.999 for example; 0: none. In the
+    first steps it is less, so that the weights of the start are soon forgotten."""
     scale_actions: bool = True
     """Measure the error of each number of an action in units of its deviation over the demonstrations, so that each
     counts alike; else as it is, as in the CortexBench protocol."""
@@ -93,6 +95,11 @@ class Optimisation:
             raise UsageError("optimisation.batch must be at least 2: the policy normalises over the batch")
         if self.batch % self.clip:
             raise UsageError(f"optimisation.batch ({self.batch}) must be a multiple of clip ({self.clip})")
+        if self.batch == self.clip:
+            raise UsageError(
+                f"optimisation.batch ({self.batch}) must hold at least two clips ({self.clip}): at the ends of a "
+                "demonstration a clip predicts a single frame, and the policy normalises over the batch"
+            )
 
 
 @dataclass(frozen=True)

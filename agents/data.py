@@ -7,6 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from robovision.agents import distributed
 from robovision.agents.config import TrainConfig
 from robovision.envs.demos import (
     RECORD,
@@ -51,7 +52,7 @@ def load_checked(config: TrainConfig, folder: Path) -> Demonstrations:
     differing = differences(shapes, task_shapes(config))
     if differing:
         raise UsageError(f"the demonstrations in {folder} don't fit {config.task}: {'; '.join(differing)}")
-    if demos.solved is not None and demos.solved < config.demos:
+    if demos.solved is not None and demos.solved < config.demos and distributed.rank() == 0:
         tqdm.write(f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?")
     return demos
 

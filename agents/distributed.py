@@ -14,6 +14,8 @@ from datetime import timedelta
 import torch
 from torch import Tensor, distributed, nn
 
+from robovision.errors import UsageError
+
 PATIENCE = timedelta(hours=6)
 """For which processes wait for the first one, which alone records demonstrations and evaluates."""
 
@@ -46,6 +48,15 @@ def rank() -> int:
 def processes_here() -> int:
     """How many of them share this machine, also before they joined."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def check_shares(clips: int) -> None:
+    """Raise UsageError unless each process gets one of a batch's clips."""
+    if clips < processes():
+        raise UsageError(
+            f"{processes()} processes can't share a batch of {clips} clips: a larger --optimisation.batch, or fewer "
+            f"processes"
+        )
 
 
 def agree(value: str) -> str:

@@ -30,6 +30,8 @@ from robovision.types import Metric
 
 GROUP = 4
 """Episodes that are played side by side in one process, so that the policy sees a batch."""
+PATIENCE, STEP_PATIENCE = 600.0, 4.0
+"""Seconds that a group may take, and for each step on top, before its worker counts as hung."""
 FILMED = 25
 """At most so many episodes are filmed."""
 FILM_EVERY = 2
@@ -119,7 +121,8 @@ def evaluate(
     build = functools.partial(_Player, trial, run.path.resolve(), step, film)
     outcomes: dict[int, tuple[Outcome, Film | None]] = {}
     lost = 0
-    with open_pool(build, min(workers, len(groups)), timeout=900, ray=ray) as pool:
+    patience = PATIENCE + trial.env.horizon * STEP_PATIENCE
+    with open_pool(build, min(workers, len(groups)), timeout=patience, ray=ray) as pool:
         for done in pool.map(groups):
             lost += done.lost
             outcomes |= {outcome.episode: (outcome, frames) for outcome, frames in done.result}

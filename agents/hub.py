@@ -9,12 +9,16 @@ import json
 from pathlib import Path, PurePath
 from typing import Any
 
+from robovision import hub
 from robovision.agents.agent import SCHEME, find_step
-from robovision.errors import UsageError, first_line
+from robovision.envs.registry import EnvOptions
+from robovision.errors import UsageError
 from robovision.files import write_atomically, write_json
-from robovision.run import Run
+from robovision.run import Run, to_dict
 
 PULLED = ("run.json", "results.json", "checkpoints/*/model.safetensors", "checkpoints/*/state.json")
+KINDS = {"train": "imitation-learning", "rl": "reinforcement-learning"}
+"""By the kind of run, how the Hub calls it."""
 ABOUT = ("robovision", "git_commit", "python", "packages")
 """What of the training's machine is told."""
 
@@ -57,15 +61,18 @@ def push(run: Run, checkpoint: str, repository: str, folder: Path, private: bool
     Raises:
         UsageError: as `pack` does; without huggingface_hub; if the Hub refuses, with its reason.
     """
-    hub = _hub()
+    client = hub.client()
     pack(run, checkpoint, folder, repository)
     try:
-        api = hub.HfApi()
-        address = api.create_repo(repository, private=private, exist_ok=True)
-        api.upload_folder(repo_id=repository, folder_path=str(folder), commit_message="policy trained by robovision")
+        with hub.quiet():
+            api = client.HfApi()
+            address = api.create_repo(repository, private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=repository, folder_path=str(folder), commit_message="policy trained by robovision"
+            )
     except Exception as error:  # the Hub's own kinds, and those of the network below it
         raise UsageError(
-            f"{repository} can't be uploaded: {first_line(error)}; what was to be uploaded lies in {folder}. "
+            f"{repository} can't be uploaded: {hub.reason(error)}; what was to be uploaded lies in {folder}. "
             "To log in: hf auth login"
         ) from error
     return str(address)
@@ -77,11 +84,12 @@ def pull(repository: str) -> Path:
     Raises:
         UsageError: without huggingface_hub; if the Hub can't be reached or has no such repository.
     """
-    hub = _hub()
+    client = hub.client()
     try:
-        return Path(hub.snapshot_download(repository, allow_patterns=[*PULLED]))
+        with hub.quiet():
+            return Path(client.snapshot_download(repository, allow_patterns=[*PULLED]))
     except Exception as error:  # the Hub's own kinds, and those of the network below it
-        raise UsageError(f"{SCHEME}{repository} can't be fetched: {first_line(error)}") from error
+        raise UsageError(f"{SCHEME}{repository} can't be fetched: {hub.reason(error)}") from error
 
 
 def without_paths(config: Any) -> Any:
@@ -108,7 +116,7 @@ def card(content: dict[str, Any], results: dict[str, Any], step: int, repository
     return f"""---
 library_name: robovision
 pipeline_tag: robotics
-tags: [robotics, imitation-learning, {config["task"].replace("/", "-")}]
+tags: [robotics, {KINDS[content["job"]]}, {config["task"].replace("/", "-")}]
 ---
 
 # {config["task"]} from pixels
@@ -132,7 +140,10 @@ import robovision.agents
 import robovision.envs
 
 policy = robovision.agents.load("{SCHEME}{repository}")
-env = robovision.envs.make("{config["task"]}", size={config["env"]["size"]}, preset="{config["env"]["preset"]}")
+env = robovision.envs.make(
+    "{config["task"]}",
+{_arguments(config["env"])}
+)
 observation, _ = env.reset(seed=0)
 action = policy(observation)
 ```
@@ -143,6 +154,13 @@ action = policy(observation)
 {json.dumps(config, indent=2)}
 ```
 """
+
+
+def _arguments(env: dict[str, Any]) -> str:
+    """How the environment was made, as lines of arguments; what is as always is left out."""
+    usual = to_dict(EnvOptions())
+    said = {name: tuple(value) if isinstance(value, list) else value for name, value in env.items()}
+    return "\n".join(f"    {name}={value!r}," for name, value in said.items() if env[name] != usual[name])
 
 
 def _interval(metric: dict[str, Any]) -> str:
@@ -158,11 +176,3 @@ def _results(run: Run) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path} is damaged ({error!r}): evaluate the run again") from error
     return content
-
-
-def _hub() -> Any:
-    try:
-        import huggingface_hub
-    except ModuleNotFoundError:
-        raise UsageError("the Hugging Face Hub needs: pip install 'robovision[hub]'") from None
-    return huggingface_hub

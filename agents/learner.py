@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -16,6 +18,23 @@ from robovision.encoders.checkpoints import load_pretrained
 from robovision.optimisers import adamw, check_loss, descend, learning_rate
 from robovision.run import Run
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
+
+def moving_average(decay: float) -> Callable[[Tensors, Tensors, Tensor | int], None]:
+    """What moves averaged tensors towards the present ones, as `AveragedModel` calls it.
+
+    After n steps the decay is at most (1 + n) / (10 + n): with a constant one of 0.999 half of what is evaluated after
+    700 steps would be the weights that the training began with.
+    """
+
+    def update(averages: Tensors, currents: Tensors, count: Tensor | int) -> None:
+        steps = int(count)
+        move = get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))  # type: ignore[no-untyped-call]
+        move(averages, currents, count)
+
+    return update
+
 
 class Learner:
     """The policy of a config on its device, with pretrained weights if the config names any.
@@ -24,10 +43,14 @@ class Learner:
         config: completely resolved.
         felt: numbers of proprioception.
         actions: all demonstrated actions [N, A].
+
+    Raises:
+        UsageError: if there are more processes than clips in a batch.
     """
 
     def __init__(self, config: TrainConfig, felt: int, actions: Tensor) -> None:
         self.config = config
+        distributed.check_shares(config.optimisation.batch // config.optimisation.clip)
         policy = make_policy(config, felt, actions.shape[1])
         if config.encoder.weights is not None:
             load_pretrained(policy.encoder, config.encoder.weights)
@@ -41,8 +64,8 @@ class Learner:
         self.optimizer = adamw(self.policy, config.optimisation.weight_decay)
         self._average: AveragedModel | None = None
         if config.optimisation.ema:
-            decay = get_ema_multi_avg_fn(config.optimisation.ema)  # type: ignore[no-untyped-call]
-            self._average = AveragedModel(self.policy, multi_avg_fn=decay, use_buffers=True)
+            towards = moving_average(config.optimisation.ema)
+            self._average = AveragedModel(self.policy, multi_avg_fn=towards, use_buffers=True)
 
     def descend(self, batch: Batch, step: int, steps: int, encoded: bool = False) -> tuple[Tensor, float]:
         """One step of AdamW on the loss of one batch; the loss and the learning rate.

@@ -5,8 +5,10 @@ They lie in curve.csv in any case.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from robovision.run import Run, to_dict
@@ -62,7 +64,17 @@ class Log:
             return None
         project = os.environ.get("WANDB_PROJECT", "robovision")
         session: Any = wandb.init(
-            project=project, name=run.path.name, dir=str(run.path), config=to_dict(config), resume="allow"
+            project=project,
+            name=run.path.name,
+            id=_name(run.path),
+            dir=str(run.path),
+            config=to_dict(config),
+            resume="allow",
         )
         self._closers.append(session.finish)
         return lambda at, values: session.log(dict(values), step=at)
+
+
+def _name(path: Path) -> str:
+    """By what Weights & Biases knows a run folder again when it is resumed."""
+    return hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]

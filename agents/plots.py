@@ -54,7 +54,7 @@ def _over_steps(axes: Axes, judged: Mapping[int, Metric]) -> None:
     above = [(metric.value if metric.high is None else metric.high) - metric.value for metric in metrics]
     name = metrics[0].name
     axes.errorbar(list(judged), values, [below, above], fmt="o-", capsize=4, color="tab:green")
-    axes.set(xlabel="training step", ylabel=f"{name} at the last step")
+    axes.set(xlabel="training step", ylabel="success at the last step" if name == "success" else name)
     if name != "return":
         axes.set_ylim(-0.03, 1.03)
     axes.set_xlim(0, max(judged) * 1.05)

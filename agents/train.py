@@ -160,14 +160,22 @@ class Training:
             precision=config.optimisation.precision,
             preset=config.env.preset,
         )
-        with distributed.first_alone(), tqdm(total=len(self.clips), desc="features", unit="image") as bar:
+        hidden = distributed.rank() != 0
+        with (
+            distributed.first_alone(),
+            tqdm(total=len(self.clips), desc="features", unit="image", disable=hidden) as bar,
+        ):
             kept = keep(policy.encoder, recipe, torch.split(self.clips.frames, self.lengths), bar.update)
-        tqdm.write(str(kept))
+        if not hidden:
+            tqdm.write(str(kept))
         self.clips.frames = kept.features
 
     def _fit(self, log: Log | None = None) -> None:
         every = self.config.optimisation.checkpoint_every
-        with tqdm(total=self.steps, initial=self.step, desc="training", unit="step", mininterval=0.5) as bar:
+        hidden = distributed.rank() != 0
+        with tqdm(
+            total=self.steps, initial=self.step, desc="training", unit="step", mininterval=0.5, disable=hidden
+        ) as bar:
             while self.step < self.steps:
                 began = time.monotonic()
                 loss, rate = self._train_step()

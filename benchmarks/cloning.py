@@ -117,24 +117,30 @@ def training() -> None:
 
 
 def latency() -> None:
-    """Print milliseconds of a step, from pixels to action."""
+    """Print milliseconds of a step, from pixels to action, its encoder in float32 and in bfloat16."""
     rows = []
     for adapter in ("none", "coin"):
         for size in (64, 224):
-            encoder = EncoderOptions("vit-tiny", adapter=adapter)  # type: ignore[arg-type]
-            whole = dataclasses.replace(TrainConfig(history=HISTORY), env=EnvOptions(size=size), encoder=encoder)
-            agent = ClonedAgent(make_policy(whole, FELT, ACTIONS).eval(), size)
-            image = np.random.default_rng(0).integers(0, 256, (3, size, size), np.uint8)
-            observation = {"pixels": image, "proprioception": np.zeros(FELT, np.float32)}
-            agent(observation)
-            times = []
-            for _ in range(STEPS):
-                began = time.process_time()
-                agent(observation)
-                times.append(1000 * (time.process_time() - began))
             title = "ViT-Tiny" + (" + CoIn" if adapter == "coin" else "")
-            rows.append([f"{title}, {size} px", f"{statistics.median(times):.1f}", f"{max(times):.1f}"])
-    print(markdown(["policy step on one core", "ms, median", f"ms, longest of {STEPS}"], rows))
+            rows.append([f"{title}, {size} px", *(step_times(adapter, size, half) for half in (False, True))])
+    heads = [f"{precision}, ms, median (longest of {STEPS})" for precision in ("float32", "bfloat16")]
+    print(markdown(["policy step on one core", *heads], rows))
+
+
+def step_times(adapter: str, size: int, half: bool) -> str:
+    """Milliseconds that the core works for a step of a policy with random weights."""
+    encoder = EncoderOptions("vit-tiny", adapter=adapter)  # type: ignore[arg-type]
+    whole = dataclasses.replace(TrainConfig(history=HISTORY), env=EnvOptions(size=size), encoder=encoder)
+    agent = ClonedAgent(make_policy(whole, FELT, ACTIONS).eval(), size, half)
+    image = np.random.default_rng(0).integers(0, 256, (3, size, size), np.uint8)
+    observation = {"pixels": image, "proprioception": np.zeros(FELT, np.float32)}
+    agent(observation)
+    times = []
+    for _ in range(STEPS):
+        began = time.process_time()
+        agent(observation)
+        times.append(1000 * (time.process_time() - began))
+    return f"{statistics.median(times):.1f} ({max(times):.1f})"
 
 
 if __name__ == "__main__":

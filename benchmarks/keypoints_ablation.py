@@ -12,7 +12,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from keypoints_rotation import compare, other_light, photograph, strongest, turn
 from tqdm import tqdm
 
 from robovision.keypoints.description import WIDTH, Description, Descriptor
@@ -20,6 +19,10 @@ from robovision.keypoints.detector import Detector
 from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Repeatability
 from robovision.keypoints.pairs import draw_pairs, read_folder
+from robovision.keypoints.pixels import read_grey
+from robovision.keypoints.planar import resize, score
+from robovision.keypoints.report import AT_3
+from robovision.keypoints.selfwarp import WarpOptions, keep, other_light, rotate
 from robovision.keypoints.strek import ExtractorOptions, Strek
 from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions
 from robovision.optimisers import adamw, descend, learning_rate
@@ -97,15 +100,16 @@ def descriptor(trained, pictures, steps):
 
 
 def measure(strek, photographs):
-    """Repeatability and mean matching accuracy, %."""
-    values, identity = [], np.eye(3)[:2]
+    """Repeatability and mean matching accuracy at 3 pixels, %."""
+    values, options = [], WarpOptions()
     for image in photographs:
-        upright = strongest(strek, image, identity, image.shape)
+        size = image.shape[::-1]
+        upright = keep(strek.extract(image), np.eye(3), size, options)
         for degrees in TURNS:
-            turned, matrix = turn(image, degrees)
+            turned, matrix = rotate(image, degrees)
             turned = other_light(turned, np.random.default_rng(degrees))
-            back = cv2.invertAffineTransform(matrix)
-            values.append(compare(upright, strongest(strek, turned, back, image.shape))[:2])
+            found = score(upright, keep(strek.extract(turned), np.linalg.inv(matrix), size, options), matrix, ())
+            values.append((found.repeated[AT_3], found.accurate[AT_3]))
     return 100 * np.mean(values, axis=0)
 
 
@@ -120,7 +124,7 @@ def main():
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     pictures = read_folder(options.pictures, 2 * SIZE) + [dead_leaves(512, 0, k) for k in range(LEAVES)]
-    photographs = [photograph(path) for path in sorted(options.photographs.iterdir())]
+    photographs = [resize(read_grey(path), 480)[0] for path in sorted(options.photographs.iterdir())]
     extraction = ExtractorOptions(most=2000, multi_scale=False)
     if "detector" in options.parts:
         print("| detector | repeatability@3 |\n|---|---|")

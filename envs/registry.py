@@ -46,7 +46,7 @@ class EnvOptions:
     """Rendering: `exact` as the simulator draws it, `fast` looks the same to a person, `fastest` draws no
     shadows, nothing that floors mirror, and floors under strong light darker."""
     horizon: int = 0
-    """Steps an episode; 0: the task's own."""
+    """Steps an episode; 0: as many as take the task's own time."""
     frame_skip: int = 0
     """The simulator's control steps for which one action is repeated; 0: the task's own."""
     frame_stack: int = 1
@@ -173,6 +173,8 @@ def resolve(name: str, options: EnvOptions) -> EnvOptions:
     >>> options = resolve("dmc/walker-walk", EnvOptions())
     >>> options.horizon, options.frame_skip, options.observe, options.cameras
     (500, 2, ('pixels',), ('0',))
+    >>> resolve("dmc/walker-walk", EnvOptions(frame_skip=8)).horizon
+    125
 
     Raises:
         UsageError: for an unknown task, and for a horizon beyond the simulator's own end.
@@ -186,7 +188,7 @@ def resolve(name: str, options: EnvOptions) -> EnvOptions:
     )
     if task.limit and options.frame_skip > task.limit:
         raise UsageError(f"{name} ends after {task.limit} steps: frame_skip {options.frame_skip} is too large")
-    horizon = options.horizon or (task.limit // options.frame_skip if task.limit else task.horizon)
+    horizon = options.horizon or max(1, (task.limit or task.horizon * task.frame_skip) // options.frame_skip)
     if task.limit and horizon * options.frame_skip > task.limit:
         raise UsageError(
             f"{name} ends after {task.limit} steps: horizon {horizon} with frame_skip {options.frame_skip} is too long"

@@ -71,8 +71,11 @@ def save(
     With a moving average of the weights, that is the checkpoint's model, and beside it lie the weights in training.
 
     Raises:
-        UsageError: if it can't be written; the checkpoints before it stay intact.
+        UsageError: if a weight is no longer finite, or the checkpoint can't be written; those before it stay intact.
     """
+    for name, weight in model.named_parameters():
+        if not weight.isfinite().all():
+            raise UsageError(f"the weight {name} is not finite after {step} steps; the last checkpoint is intact")
     tensors = {"model": (average or model).state_dict(), "optimizer": optimizer_tensors(optimizer)}
     if average is not None:
         tensors["trained"] = model.state_dict()

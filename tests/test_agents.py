@@ -71,6 +71,16 @@ def test_a_loaded_policy_does_what_the_trained_one_says(tmp_path: Path) -> None:
     assert not np.array_equal(before, fresh.act(first))
 
 
+def test_a_policy_that_sees_in_half_precision_does_nearly_the_same(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "run", SMALL, a_policy(SMALL))
+    whole, half = robovision.agents.load(run.path), robovision.agents.load(run.path, precision="bfloat16")
+    for observation in observations(2, 4):
+        exact, near = whole.act(observation), half.act(observation)
+        assert near.dtype == np.float32
+        assert not np.array_equal(near, exact)
+        assert np.abs(near - exact).max() < 0.05 * np.abs(exact).max()
+
+
 def test_several_are_played_side_by_side_as_one_by_one() -> None:
     policy = a_policy(SMALL)
     together, *alone = (ClonedAgent(policy, 32) for _ in range(3))
@@ -133,7 +143,7 @@ def a_cnn_that_sees_one_image_alone() -> Policy:
     return a_policy(dataclasses.replace(TINY, encoder=EncoderOptions("cnn", adapter="none")), felt=0)
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", ["onnx", "torch", "torchscript"])
 @pytest.mark.parametrize("make", [a_small_vit_with_coin, a_cnn_that_sees_one_image_alone])
 def test_an_exported_policy_does_what_the_policy_does(tmp_path: Path, make: Callable[[], Policy], form: Form) -> None:
     if form == "onnx":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from robovision.bench.timing import Speed, compare, markdown
@@ -53,11 +55,13 @@ def test_envs_prints_single_vectorised_workers_and_overhead(
     assert out.read_text() == output[:-1]
 
 
-def test_encoders_are_timed_beside_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+def test_encoders_are_timed_beside_transformers(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     pytest.importorskip("transformers")
+    out = tmp_path / "new" / "encoders.md"
     arguments = ["bench", "encoders", "vit-tiny", "dinov2-vit-s14", "--batch", "1", "--rounds", "1"]
-    assert main([*arguments, "--size", "112", "--device", "cpu"]) == 0
+    assert main([*arguments, "--size", "112", "--device", "cpu", "--out", str(out)]) == 0
     output = capsys.readouterr().out
+    assert out.read_text() == output[:-1]
     rows = [line.split("|") for line in output.splitlines() if line.startswith(("| vit-tiny", "| dinov2-vit-s14"))]
     assert [row[4].strip() for row in rows] == 2 * ["float32", "float32", "bfloat16", "bfloat16"]
     for row in rows:
@@ -141,19 +145,32 @@ def test_keypoints_are_measured_side_by_side(
     from robovision.bench import keypoints
 
     monkeypatch.setattr(keypoints, "HELD_OUT", ("camera.png",))
+    monkeypatch.setattr(keypoints, "LARGE", (800, 600))
     arguments = ["bench", "keypoints", "sift", "orb", "--step", "90", "--versions", "1", "--rounds", "1"]
-    assert main(arguments) == 0
+    out = tmp_path / "new" / "out"
+    assert main([*arguments, "--out", str(out)]) == 0
     output = capsys.readouterr().out
     for head in (
         "rotation: 1 photographs of scikit-image, 4 versions",
         "perspective: 1",
         "light: 1",
         "time: 640 x 480",
+        "memory: 800 x 600",
     ):
         assert head in output
     rows = [[cell.strip() for cell in line.split("|")] for line in output.splitlines() if line.startswith("| orb")]
-    assert len(rows) == 4
+    assert len(rows) == 5
     assert 50 < float(rows[0][2]) <= 100
     assert float(rows[3][3]) > 0
-    assert main([*arguments, "--data", str(tmp_path)]) == 2
+    assert (out / "keypoints.md").read_text() == output[:-1]
+    with (out / "scikit-image-rotation.csv").open() as file:
+        numbers = list(csv.DictReader(file))
+    assert len(numbers) == 2 * 4
+    mean = np.mean([float(row["repeatability@3"]) for row in numbers if row["extractor"] == "orb"])
+    assert f"{100 * mean:.1f}" == rows[0][2]
+    assert float(numbers[0]["corners_px MAGSAC++ 1 px"]) < 1
+    for change in ("rotation", "perspective", "light"):
+        assert (out / f"scikit-image-{change}.png").stat().st_size > 5000
+    (tmp_path / "empty").mkdir()
+    assert main([*arguments, "--data", str(tmp_path / "empty")]) == 2
     assert main(["bench", "keypoints", "--rounds", "0"]) == 2

@@ -186,8 +186,12 @@ def test_nan_in_weights_is_said(tmp_path: Path) -> None:
     assert check_weights(None, None).splitlines() == embedded
 
 
-def test_what_cannot_be_fetched_says_where_to_put_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_fetched_says_where_to_put_the_file(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     hub = pytest.importorskip("huggingface_hub")
+    from huggingface_hub.utils import logging
+
     errors = pytest.importorskip("huggingface_hub.errors")
     with pytest.raises(UsageError, match=r"(?s)mvp-vit-b16 is not on the Hugging Face Hub.*and put it"):
         fetch("mvp-vit-b16")
@@ -195,11 +199,13 @@ def test_what_cannot_be_fetched_says_where_to_put_the_file(monkeypatch: pytest.M
 
     def offline(repository: str, file: str, local_dir: Path) -> str:
         asked.append((repository, file, local_dir))
-        raise errors.LocalEntryNotFoundError("no connection")
+        logging.get_logger("huggingface_hub.utils").warning("Retrying in 1s [Retry 1/5].")
+        raise errors.LocalEntryNotFoundError("not in the cache") from OSError("no route to host")
 
     monkeypatch.setattr(hub, "hf_hub_download", offline)
-    with pytest.raises(UsageError, match=r"(?s)can't be fetched: no connection.*and put it.*clip-vit-b16/"):
+    with pytest.raises(UsageError, match=r"(?s)can't be fetched: no route to host\n.*and put it.*clip-vit-b16/"):
         fetch("clip-vit-b16")
+    assert capsys.readouterr().err == ""
     assert asked == [("openai/clip-vit-base-patch16", "model.safetensors", weights_folder("clip-vit-b16"))]
     with pytest.raises(UsageError, match="no published weights"):
         fetch("vit-tiny")

@@ -88,7 +88,7 @@ def test_every_form_of_an_image_gives_the_same_keypoints() -> None:
     ("image", "message"),
     [
         (np.zeros((0, 4)), "empty"),
-        (np.full((4, 4), np.nan), "nan"),
+        (np.full((4, 4), np.nan), "NaN"),
         (np.full((4, 4), 255.0), "0..1"),
         (np.zeros((4, 4, 7)), "C in 1..4"),
         (np.zeros((2, 4, 4, 3)), "shape"),
@@ -129,6 +129,13 @@ def test_orb_distances_are_hamming_distances() -> None:
     packed = np.packbits(found.astype(np.uint8), axis=1)
     hamming = cv2.norm(packed[0], packed[1], cv2.NORM_HAMMING)
     assert ((found[0] - found[1]) ** 2).sum() == hamming > 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_uniform_coverage_spreads_the_points_of_every_extractor(name: str) -> None:
+    image = blobs(240, 320)
+    strongest, even = (keypoints.load(name, 40, uniform).extract(image).xy for uniform in (False, True))
+    assert _spacing(even) > 1.2 * _spacing(strongest)
 
 
 def test_uniform_coverage_by_hand() -> None:

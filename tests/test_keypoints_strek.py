@@ -21,7 +21,7 @@ from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Repeatability
 from robovision.keypoints.pairs import Pairs, draw_pairs, read_folder, transform, transform_directions
 from robovision.keypoints.sampling import disc, draw, local_maxima, repeatability_reward
-from robovision.keypoints.strek import ExtractorOptions, Strek, refine
+from robovision.keypoints.strek import REACH, TEMPERATURE, ExtractorOptions, Strek, refine
 from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions, StrekConfig
 from robovision.keypoints.training import Training
 from robovision.run import Run
@@ -228,14 +228,30 @@ def test_triplet_loss_by_hand() -> None:
     assert float(triplet_loss(cosines[:1, :1], none[:1, :1])) == 0
 
 
-def test_refinement_finds_the_top_of_a_paraboloid() -> None:
-    axis = torch.arange(9.0)
+def test_refinement_is_the_mean_of_the_policy_around_the_maximum() -> None:
+    axis = torch.arange(15.0)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
-    logits = -0.02 * (x - 4.3) ** 2 - 0.03 * (y - 3.8) ** 2 + 0.005 * (x - 4.3) * (y - 3.8)
-    offset, uncertainty = refine(logits, torch.tensor([4]), torch.tensor([4]))
-    assert offset[0].tolist() == pytest.approx([0.3, -0.2], abs=1e-4)
-    sharper = refine(4 * logits, torch.tensor([4]), torch.tensor([4]))[1]
-    assert float(uncertainty / sharper) == pytest.approx(2, rel=1e-3)
+    spread = 0.8  # pixels: little of it lies beyond the disc
+    logits = -TEMPERATURE * ((x - 7.2) ** 2 + (y - 6.9) ** 2) / (2 * spread**2)
+    middle = torch.tensor([7])
+    offset, uncertainty = refine(logits, middle, middle)
+    assert offset[0].tolist() == pytest.approx([0.2, -0.1], abs=0.01)
+    assert float(uncertainty) == pytest.approx(spread, rel=0.02)
+    level = refine(torch.zeros(15, 15), middle, middle)
+    assert level[0][0].tolist() == pytest.approx([0, 0], abs=1e-6)
+    assert float(level[1]) == pytest.approx(float(torch.stack(disc(REACH)).double().square().mean().sqrt()))
+
+
+@pytest.mark.parametrize("quarters", [1, 2, 3])
+def test_refinement_turns_with_the_map(quarters: int) -> None:
+    logits = torch.rand(9, 9, generator=generator())
+    middle = torch.tensor([4])
+    (offset,), uncertainty = refine(logits, middle, middle)
+    (turned,), same = refine(logits.rot90(quarters), middle, middle)
+    x, y = offset
+    expected = {1: (y, -x), 2: (-x, -y), 3: (-y, x)}[quarters]
+    assert torch.allclose(turned, torch.stack(expected), atol=1e-6)
+    assert torch.allclose(same, uncertainty, atol=1e-6)
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
@@ -288,9 +304,13 @@ def test_several_scales_find_larger_things(leaf: Tensor) -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (20, 20), (23, 300)])
-def test_small_and_level_images_have_none(shape: tuple[int, int], extractor: Strek) -> None:
+def test_small_images_have_none(shape: tuple[int, int], extractor: Strek) -> None:
     assert len(extractor.extract(np.full(shape, 0.5, np.float32))) == 0
-    assert len(extractor.extract(np.full((90, 90), 0.5, np.float32))) == 0
+
+
+@pytest.mark.parametrize("tone", [0, 90, 201, 255])
+def test_level_images_have_none(tone: int) -> None:
+    assert len(Strek.load(ExtractorOptions()).extract(np.full((200, 230), tone / 255, np.float32))) == 0
 
 
 @pytest.mark.parametrize(
@@ -340,8 +360,26 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monke
     weights.assign(Descriptor(), weights.load(described / "descriptor.safetensors"), "test")
 
 
+def test_a_run_may_stop_before_its_last_step(tmp_path: Path) -> None:
+    stopped = train(tmp_path / "stopped", dataclasses.replace(CONFIG, stop=2))
+    longer = train(tmp_path / "longer", dataclasses.replace(CONFIG, stop=3))
+    first, second = (weights.load(path / "detector.safetensors") for path in (stopped, longer))
+    assert any(not torch.equal(first[name], second[name]) for name in first)
+    whole = Training(Run.create(tmp_path / "whole", "keypoints train", CONFIG, 1), CONFIG)
+    seen: list[dict[str, Tensor]] = []
+    descend = whole._train_step
+
+    def step(photographs: list[Tensor]) -> dict[str, float]:
+        seen.append({name: tensor.clone().half() for name, tensor in whole.module.state_dict().items()})
+        return descend(photographs)
+
+    whole._train_step = step  # type: ignore[method-assign]
+    whole.execute()
+    assert all(torch.equal(first[name], seen[2][name]) for name in first if first[name].is_floating_point())
+
+
 def test_wrong_options_are_refused(tmp_path: Path) -> None:
-    for change in ({"leaves": 0}, {"size": 20}, {"lr": 0.0}, {"part": "descriptor"}):
+    for change in ({"leaves": 0}, {"size": 20}, {"lr": 0.0}, {"part": "descriptor"}, {"stop": 5}, {"stop": 0}):
         with pytest.raises(UsageError):
             dataclasses.replace(CONFIG, **change)
     for wrong in ({"temperature": 0.0}, {"remaining": 1.0}, {"penalty": -1.0}):

@@ -13,8 +13,10 @@ from robovision.lidar.clouds import write_cloud
 from robovision.lidar.detectors import equivariance
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.equivariance import act_on_map, measure
+from robovision.lidar.detectors.equivariance import act_on_map, fit_normalisations, measure, occupied
 from robovision.lidar.detectors.files import save_detector
+from robovision.lidar.pretraining.files import FILE, save_backbone
+from robovision.lidar.pretraining.network import Trunk
 from robovision.lidar.transforms import Similarity
 from robovision.types import PointCloud
 from tests.lidar_scenes import CENTER, scene
@@ -53,18 +55,74 @@ def test_nothing_moved_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert nothing.boxes == 0 and math.isnan(nothing.lost) and math.isnan(nothing.offset)
 
 
+def test_features_that_are_the_same_everywhere_get_no_good_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(equivariance, "KINDS", {"flip": ("", (1.0,), lambda _: Similarity(mirror=True))})
+    detector = eager()
+    points = scene().points
+    fit_normalisations(detector, [points])
+    (varied,) = measure(detector, [points], 1.0)
+    assert 0.05 < varied.features < 3
+    for part in detector.backbone.modules():
+        if isinstance(part, nn.ConvTranspose2d):
+            nn.init.zeros_(part.weight)
+    (same,) = measure(detector, [points], 1.0)
+    assert math.isnan(same.features)
+
+
+def test_features_are_compared_where_points_are() -> None:
+    xyz = torch.tensor([[0.1, 0.1, 0.0], [6.5, -3.0, 0.0], [0.1, 0.1, 99.0], [-99.0, 0.0, 0.0]])
+    low, high = CENTER.grid.low, CENTER.grid.high
+    cells = occupied(xyz, CENTER, (16, 32))
+    expected = {
+        (int((y - low[1]) / (high[1] - low[1]) * 16), int((x - low[0]) / (high[0] - low[0]) * 32))
+        for x, y in ((0.1, 0.1), (6.5, -3.0))
+    }
+    assert {(row, column) for row, column in cells.nonzero().tolist()} == expected
+
+
+def test_normalisations_are_fitted_to_sweeps() -> None:
+    detector = eager()
+    points = scene().points
+    fit_normalisations(detector, [points])
+    norm = detector.backbone.deblocks[0][1]  # type: ignore[index]
+    seen: list[torch.Tensor] = []
+    norm.register_forward_hook(lambda _, inputs, output: seen.append(output))
+    measure(detector, [points], 1.0)
+    assert not detector.training and abs(float(seen[0].mean())) < 1e-3 and abs(float(seen[0].std()) - 1) < 0.02
+
+
+def cloud_file(folder: Path) -> Path:
+    path, points = folder / "c.bin", scene().points.numpy()
+    write_cloud(path, PointCloud(points[:, :3], np.clip(points[:, 3], 0, 1)))
+    return path
+
+
 def test_report_of_two_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     paths = [str(tmp_path / name) for name in ("a.safetensors", "b.safetensors")]
     for path in paths:
         save_detector(Path(path), eager())
-    cloud = tmp_path / "c.bin"
-    points = scene().points.numpy()
-    write_cloud(cloud, PointCloud(points[:, :3], np.clip(points[:, 3], 0, 1)))
-    out = tmp_path / "out"
+    cloud, out = cloud_file(tmp_path), tmp_path / "out"
     assert main(["symmetry", "lidar", *paths, "--on", str(cloud), "--out", str(out)]) == 0
     lines = (out / "equivariance.csv").read_text().splitlines()
-    assert len(lines) == 1 + 2 * 13 and lines[1].startswith(f"{paths[0]},shift,0.1,")
+    assert len(lines) == 1 + 2 * 13 and lines[1].startswith("a,shift,0.1,")
     assert (out / "equivariance.png").stat().st_size > 5000
-    assert "turn 90 degrees" in capsys.readouterr().out
+    assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("turn 90 degrees")]) == 2
     assert main(["symmetry", "lidar", *paths]) == 2
     assert "--on" in capsys.readouterr().err
+
+
+def test_report_of_a_backbone_beside_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "pre"
+    run.mkdir()
+    torch.manual_seed(5)
+    save_backbone(run / FILE, Trunk(CENTER))
+    out = tmp_path / "out"
+    arguments = ["symmetry", "lidar", "--pretrained", str(run), "--on", str(cloud_file(tmp_path)), "--out", str(out)]
+    assert main(arguments) == 0
+    lines = (out / "equivariance.csv").read_text().splitlines()[1:]
+    assert {line.split(",")[0] for line in lines} == {"pre", "random weights"}
+    assert all(line.split(",")[4] == "0" for line in lines)
+    assert "boxes" not in capsys.readouterr().out
+    (run / FILE).unlink()
+    assert main(arguments) == 2
+    assert "has not ended" in capsys.readouterr().err

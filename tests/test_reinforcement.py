@@ -12,17 +12,29 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from stable_baselines3 import SAC
+import torch
+from stable_baselines3 import PPO, SAC
 from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.vec_env import VecNormalize
+from torch import nn
 
 import robovision.agents
+from robovision import weights
 from robovision.agents.config import EncoderOptions, Evaluation
-from robovision.agents.reinforcement.config import KeypointOptions, Learning, Replay, RLConfig, Rollout
+from robovision.agents.export import export
+from robovision.agents.hub import pack
+from robovision.agents.reinforcement.agent import ReinforcedAgent
+from robovision.agents.reinforcement.config import Algorithm, KeypointOptions, Learning, Replay, RLConfig, Rollout
 from robovision.agents.reinforcement.environments import KeypointObserver, make_envs, spaces_of
-from robovision.agents.reinforcement.models import make_model
+from robovision.agents.reinforcement.export import MostLikely, random_observations
+from robovision.agents.reinforcement.extractor import make_encoder
+from robovision.agents.reinforcement.models import ALGORITHMS, make_model, policy_options, policy_state
 from robovision.agents.reinforcement.train import Training, disk_space, resolve
 from robovision.agents.reinforcement.vec_env import SB3VecEnv
 from robovision.cli import main
+from robovision.encoders.build import build
+from robovision.encoders.coin import CoIn
+from robovision.encoders.vit import ViT
 from robovision.envs import make, make_vec
 from robovision.envs.registry import EnvOptions
 from robovision.errors import UsageError
@@ -126,6 +138,8 @@ def test_the_policy_is_the_same_here_in_plain_stable_baselines3_and_on_the_comma
     scaled = np.clip((observation["proprioception"] - mean) / np.sqrt(variance + 1e-8), -10, 10).astype(np.float32)
     expected, _ = plain.predict({**observation, "proprioception": scaled}, deterministic=True)
     assert np.allclose(action, expected, atol=1e-6)
+    near = robovision.agents.load(finished.path, precision="bfloat16")(observation)
+    assert 0 < np.abs(near - action).max() < 0.05
     with pytest.raises(UsageError, match=r"observes pixels uint8 \[6, 32, 32\], and it is uint8 \[3, 32, 32\]"):
         policy({**observation, "pixels": observation["pixels"][:3]})
     with pytest.raises(UsageError, match="observes proprioception, and the observation holds pixels"):
@@ -153,7 +167,7 @@ def test_ppo_learns_from_other_observations_too(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "ppo", "rl", config, 0)
     metrics = Training(run, config).execute()
     assert metrics[0].name == "success"
-    assert set(robovision.agents.load(run.path)._space.spaces) == {"lidar", "proprioception", "keypoints"}  # type: ignore[attr-defined]
+    assert set(robovision.agents.load(run.path).space.spaces) == {"lidar", "proprioception", "keypoints"}  # type: ignore[attr-defined]
 
 
 def test_keypoints_lie_where_the_image_shows_something() -> None:
@@ -239,12 +253,119 @@ def test_a_loss_that_explodes_stops_with_the_last_checkpoint_intact(tmp_path: Pa
             assert all(value.isfinite().all() for value in latest.tensors("model").values())
 
 
+def test_what_normalises_loads_in_plain_stable_baselines3(finished: Run) -> None:
+    envs, _ = make_envs(dataclasses.replace(finished.config(RLConfig), normalise=()))
+    plain = VecNormalize.load(str(finished.path / "vecnormalize.pkl"), envs)
+    tensors = finished.at(48).tensors("model")
+    assert plain.norm_obs_keys == ["proprioception"]
+    moments = cast(Any, plain.obs_rms)["proprioception"]
+    assert np.array_equal(moments.mean, tensors["normalise.proprioception.mean"].numpy())
+    assert np.array_equal(plain.ret_rms.var, tensors["normalise.reward.var"].numpy())
+    envs.close()
+
+
+def test_a_models_card_makes_the_environment_that_its_policy_knows(finished: Run, tmp_path: Path) -> None:
+    pack(finished, "final", tmp_path / "packed", "me/reacher")
+    text = (tmp_path / "packed" / "README.md").read_text()
+    assert "reinforcement-learning" in text
+    example = text.split("```python\n")[1].split("```")[0].replace("hf://me/reacher", str(tmp_path / "packed"))
+    names: dict[str, Any] = {}
+    exec(example, names)
+    names["env"].close()
+    assert names["env"].options == finished.config(RLConfig).env
+    assert np.isfinite(names["action"]).all()
+
+
+def an_agent(algorithm: Algorithm, encoder: EncoderOptions) -> ReinforcedAgent:
+    """With random weights."""
+    config = resolve(dataclasses.replace(TINY, algorithm=algorithm, encoder=encoder, normalise=("proprioception",)))
+    torch.manual_seed(0)
+    policy = cast(Any, ALGORITHMS[algorithm][1])(*spaces_of(config), lambda _: 0.0, **policy_options(config))
+    moments = {"mean": torch.tensor([0.5, -1.0, 0.0, 2.0]), "var": torch.tensor([0.1, 4.0, 1.0, 0.5])}
+    normaliser = {f"normalise.proprioception.{name}": value for name, value in moments.items()}
+    return ReinforcedAgent(config, policy_state(policy) | normaliser, "here", "cpu")
+
+
+@pytest.mark.parametrize("algorithm", ["sac", "td3", "ppo"])
+def test_what_is_exported_is_what_the_policy_does(algorithm: Algorithm) -> None:
+    agent = an_agent(algorithm, EncoderOptions("vit-micro"))
+    seen = random_observations(agent, 5, seed=7)
+    with torch.no_grad():
+        (said,) = MostLikely(agent).eval()(seen)
+    acted = agent.act({name: value.numpy() for name, value in seen.items()})
+    assert np.allclose(said, acted, atol=1e-5)
+    assert acted.std() > 1e-4
+
+
+def test_an_exported_policy_plays_without_robovision(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    agent = an_agent("sac", EncoderOptions("cnn", adapter="none"))
+    path = tmp_path / "policy.onnx"
+    assert export(agent, path, "onnx") < 1e-4
+    seen = {name: value.numpy() for name, value in random_observations(agent, 5, seed=7).items()}
+    (found,) = onnxruntime.InferenceSession(path).run(["actions"], seen)
+    assert export(agent, tmp_path / "policy.ts", "torchscript") < 1e-5
+    assert np.allclose(found, agent.act(seen), atol=1e-4)
+
+
+def test_the_numbers_of_each_checkpoint_go_to_tensorboard(finished: Run) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(finished.path / "tensorboard"))
+    events.Reload()
+    assert [event.step for event in events.Scalars("checkpoint/critic_loss")] == [16, 32, 48]
+    assert [event.step for event in events.Scalars("eval/return")] == [48]
+
+
+def test_a_checkpoint_comes_after_whole_episodes() -> None:
+    short = dataclasses.replace(TINY, every=1)
+    assert short.segment == 12  # two environments, six steps an episode
+    assert dataclasses.replace(short, every=13).segment == 14
+    ppo = dataclasses.replace(short, algorithm="ppo", rollout=Rollout(steps=5))
+    assert ppo.segment == 20
+
+
+def test_ppo_keeps_the_epsilon_that_stable_baselines3_gives_it() -> None:
+    plain = PPO("MlpPolicy", "Pendulum-v1", device="cpu")
+    ours = make_model(dataclasses.replace(TINY, algorithm="ppo", normalise=()), make_vec_env(FindTheSquare, 1))
+    assert ours.policy.optimizer.defaults["eps"] == plain.policy.optimizer.defaults["eps"] == 1e-5
+
+
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_coins_batch_norms_are_fitted_also_beside_pretrained_weights(tmp_path: Path, pretrained: bool) -> None:
+    file = tmp_path / "vit.safetensors"
+    weights.save(file, build("vit-micro", 32).state_dict())
+    encoder = EncoderOptions("vit-micro", weights=file if pretrained else None)
+    config = resolve(dataclasses.replace(TINY, encoder=encoder, normalise=()))
+    training = Training(Run.create(tmp_path / "run", "rl", config, 0), config)
+    training.envs = make_vec_env(lambda: cast(Any, FindTheSquare(2)), 2, seed=0)
+    training.model = make_model(config, training.envs)
+    training._begin()
+    seen = training._extractor.encoder
+    assert isinstance(seen, ViT)
+    norms = [module for module in seen.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert norms
+    assert all(norm.running_var is not None and norm.running_var.ne(1).any() for norm in norms)
+    assert not any(norm.training for norm in norms)
+    same = torch.equal(seen.cls_token, weights.load(file)["cls_token"])
+    assert same == pretrained
+
+
+def test_a_shut_gate_stays_shut() -> None:
+    encoder = make_encoder(EncoderOptions("vit-micro", gate="shut"), 32)
+    assert isinstance(encoder, ViT)
+    assert isinstance(encoder.injector, CoIn)
+    assert not encoder.injector.gamma.any()
+    assert not encoder.injector.gamma.requires_grad
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"algorithm": "sacc"}, "unknown algorithm 'sacc'; nearest: sac"),
         ({"task": "dmc/cartpole-swingupp"}, "nearest: dmc/cartpole-swingup"),
         ({"options": ("target_entrpy=-2",)}, "unknown option of sac 'target_entrpy'; nearest: target_entropy"),
+        ({"options": ("gamma=0.9",)}, "gamma is said by --learning.gamma"),
         ({"options": ("target_entropy",)}, "written name=value, got 'target_entropy'"),
         ({"env": EnvOptions(size=40)}, "multiple of the patch, 16 pixels, got 40"),
         ({"encoder": EncoderOptions(name="vit-tiny-sim"), "env": EnvOptions(size=24)}, "env.size"),

@@ -13,6 +13,7 @@ from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import CallbackList, CheckpointCallback, EvalCallback
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import update_learning_rate
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
@@ -150,6 +151,52 @@ def test_while_acting_each_new_frame_is_encoded_once() -> None:
         assert not torch.allclose(changed, plain[-1], atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", [PixelSACPolicy, PixelTD3Policy, PixelPPOPolicy])
+def test_an_encoder_learns_at_its_own_pace(kind: Any) -> None:
+    env = FindTheSquare(1)
+    moved = {}
+    for pace in (1.0, 0.1):
+        torch.manual_seed(0)
+        policy = kind(env.observation_space, env.action_space, lambda _: 0.5, **policy_options(encoder_pace=pace))
+        learner: Any = policy if kind is PixelPPOPolicy else policy.critic
+        optimizer: torch.optim.Optimizer = learner.optimizer
+        update_learning_rate(optimizer, 1e-3)  # as Stable-Baselines3 does before it learns
+        extractor = next(module for module in policy.modules() if isinstance(module, PixelExtractor))
+        assert extractor.eye is not None
+        parts = {"eye": extractor.eye, "trunks": extractor.trunks}
+        before = {name: [p.detach().clone() for p in part.parameters()] for name, part in parts.items()}
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                p.grad = torch.ones_like(p)
+        optimizer.step()
+        optimizer.step()
+        moved[pace] = {
+            name: max(float((p - b).detach().abs().max()) for p, b in zip(part.parameters(), before[name], strict=True))
+            for name, part in parts.items()
+        }
+    assert moved[1.0] == pytest.approx({"eye": 2e-3, "trunks": 2e-3}, rel=1e-3)
+    assert moved[0.1] == pytest.approx({"eye": 2e-4, "trunks": 2e-3}, rel=1e-3)
+
+
+def test_while_acting_nothing_is_remembered_from_before_a_gradient_step() -> None:
+    model = sac(square_envs(2, 2), gradient_steps=0)
+    model.learn(120)
+    extractor = cast(PixelSACPolicy, model.policy).extractor
+    assert model._last_obs is not None
+    seen = cast(dict[str, torch.Tensor], model.policy.obs_to_tensor(model._last_obs)[0])
+    with torch.no_grad():
+        model.policy.set_training_mode(False)
+        before = extractor(seen)
+        assert torch.equal(extractor(seen), before)
+    model.train(gradient_steps=1, batch_size=8)  # by a fused optimiser, whose changes PyTorch does not count
+    with torch.no_grad():
+        learnt = extractor.train()(seen)
+        model.policy.set_training_mode(False)
+        acting = extractor(seen)
+    assert not torch.allclose(learnt, before, atol=1e-5)
+    assert torch.allclose(acting, learnt, atol=1e-5)
+
+
 def test_a_gradient_step_encodes_each_batch_once_and_only_the_critic_trains_the_encoder() -> None:
     model = sac(square_envs(2, 2), gradient_steps=0)
     model.learn(120)
@@ -174,8 +221,9 @@ def test_a_gradient_step_encodes_each_batch_once_and_only_the_critic_trains_the_
     assert not actors & {id(p) for p in policy.extractor.parameters()}
 
 
-def test_the_critics_gradient_is_that_of_the_plain_loss() -> None:
-    """Sharing features changes no gradient: the same as the critic's loss written out."""
+@pytest.mark.parametrize("graph", [True, False])
+def test_the_critics_gradient_is_that_of_the_plain_loss(graph: bool) -> None:
+    """Sharing features changes no gradient: the same as the critic's loss written out, however they were made first."""
     model = sac(square_envs(1))
     model.learn(99)
     policy = cast(PixelSACPolicy, model.policy)
@@ -183,7 +231,8 @@ def test_the_critics_gradient_is_that_of_the_plain_loss() -> None:
     assert model.replay_buffer is not None
     batch = cast(Any, model.replay_buffer.sample(8))
     target = torch.randn(8, 1)
-    policy.actor.action_log_prob(batch.observations)  # asks first, without a gradient
+    with torch.set_grad_enabled(graph):
+        policy.actor.action_log_prob(batch.observations)  # asks first
     loss = sum(torch.nn.functional.mse_loss(q, target) for q in policy.critic(batch.observations, batch.actions))
     cast(Tensor, loss).backward()  # type: ignore[no-untyped-call]
     found = {name: p.grad.clone() for name, p in policy.extractor.named_parameters() if p.grad is not None}

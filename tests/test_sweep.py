@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -11,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from robovision.agents.config import EncoderOptions, TrainConfig
+from robovision.agents.data import load_checked
 from robovision.agents.sweep import finish, sweep
-from robovision.envs.demos import DemoOptions, collect
+from robovision.envs.demos import RECORD, DemoOptions, collect
+from robovision.envs.minari_dataset import metadata_path
 from robovision.errors import UsageError
 from tests.helpers import TINY
 
@@ -59,6 +63,24 @@ def test_demonstrations_that_do_not_fit_are_refused(
 ) -> None:
     with pytest.raises(UsageError, match=message):
         finish(tmp_path / "run", dataclasses.replace(config, **changes))  # type: ignore[arg-type]
+
+
+def test_a_foreign_dataset_of_other_shapes_is_refused(tmp_path: Path, config: TrainConfig) -> None:
+    assert config.data is not None
+    foreign = tmp_path / "foreign"
+    shutil.copytree(config.data, foreign)
+    metadata = json.loads(metadata_path(foreign).read_text())
+    metadata.pop(RECORD)  # what only our own say of themselves
+    metadata_path(foreign).write_text(json.dumps(metadata))
+    assert load_checked(dataclasses.replace(config, data=foreign), foreign).pixels.shape[1:] == (3, 32, 32)
+    other = dataclasses.replace(config, task="adroit/pen", env=dataclasses.replace(config.env, size=64))
+    shapes = (
+        r"don't fit adroit/pen: actions: \[4\] there, \[24\] wanted; "
+        r"pixels: \[3, 32, 32\] there, \[3, 64, 64\] wanted; "
+        r"proprioception: \[4\] there, \[24\] wanted"
+    )
+    with pytest.raises(UsageError, match=shapes):
+        load_checked(other, foreign)
 
 
 def ray_workers() -> Iterator[int]:

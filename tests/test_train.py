@@ -12,18 +12,21 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from robovision import weights
 from robovision.agents import clips
 from robovision.agents.agent import find_step
 from robovision.agents.config import EncoderOptions, Evaluation, Optimisation, TrainConfig
 from robovision.agents.evaluate import GROUP, Outcome, evaluate
+from robovision.agents.learner import Learner, moving_average
 from robovision.agents.policy import History, Policy, histories, make_policy
 from robovision.agents.report import evaluate_run
 from robovision.agents.train import Training
@@ -31,7 +34,7 @@ from robovision.agents.video import FAILED, SOLVED, mosaic
 from robovision.encoders.checkpoints import load_pretrained
 from robovision.envs.demos import Demonstrations
 from robovision.errors import UsageError
-from robovision.optimisers import check_loss, descend, learning_rate
+from robovision.optimisers import check_loss, descend, learning_rate, save
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS
 
@@ -211,6 +214,51 @@ def test_a_loss_that_explodes_stops_the_run_with_its_checkpoint_intact(tmp_path:
         Training(run, wild).execute()
 
 
+def test_a_loss_that_is_not_finite_leaves_the_last_checkpoint_as_it_was(
+    finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = dataclasses.replace(TINY, data=finished.path / "demos", evaluation=Evaluation(episodes=1, times=1))
+    run = Run.create(tmp_path / "nan", "train", config, space=0)
+    losses = Learner.loss
+    steps: list[torch.Tensor] = []
+
+    def loss(learner: Learner, batch: clips.Batch, encoded: bool = False) -> torch.Tensor:
+        steps.append(losses(learner, batch, encoded))
+        return steps[-1] * (float("nan") if len(steps) == 11 else 1.0)
+
+    monkeypatch.setattr(Learner, "loss", loss)
+    with pytest.raises(UsageError, match=r"(?s)the loss is nan at step 10; .*the batch of step 10: demonstration"):
+        Training(run, config).execute()
+    latest = run.latest()
+    assert latest is not None
+    assert latest.step == 8
+    assert all(value.isfinite().all() for value in latest.tensors("model").values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path: Path) -> None:
+    layer = nn.Linear(2, 1)
+    run = Run.create(tmp_path / "run", "train", TINY, space=0)
+    nn.init.constant_(layer.bias, torch.inf)
+    with pytest.raises(UsageError, match="the weight bias is not finite after 5 steps; the last checkpoint is intact"):
+        save(run, 5, [], 0.0, layer, torch.optim.AdamW(layer.parameters()))
+    assert not run.checkpoints()
+
+
+def test_a_moving_average_soon_forgets_the_first_weights() -> None:
+    layer = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(layer, multi_avg_fn=moving_average(0.999))
+    for step in range(100):
+        nn.init.constant_(layer.weight, 0.0 if step == 0 else 1.0)
+        average.update_parameters(layer)
+    averaged = cast(nn.Linear, average.module)
+    assert averaged.weight.item() > 0.999
+    for _ in range(20_000):
+        average.update_parameters(layer)
+    nn.init.constant_(layer.weight, 2.0)
+    average.update_parameters(layer)
+    assert averaged.weight.item() == pytest.approx(1.001, abs=1e-5)
+
+
 def test_a_gradient_that_is_not_finite_leaves_the_weights_as_they_were() -> None:
     layer = nn.Linear(2, 1)
     optimizer = torch.optim.AdamW(layer.parameters())
@@ -291,7 +339,7 @@ def test_history_repeats_the_first_and_forgets_the_oldest() -> None:
 
 def test_histories_of_training_and_rollout_give_the_same_action() -> None:
     torch.manual_seed(0)
-    config = dataclasses.replace(TINY, history=3, optimisation=Optimisation(clip=4, batch=4))
+    config = dataclasses.replace(TINY, history=3, optimisation=Optimisation(clip=4, batch=8))
     agent = make_policy(config, 4, 4).eval()
     nn.init.normal_(agent.head[-1].weight)  # type: ignore[arg-type]
     pixels = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), np.uint8)
@@ -313,33 +361,26 @@ def test_histories_of_training_and_rollout_give_the_same_action() -> None:
 
 
 def test_behaviour_cloning_learns_a_toy_task() -> None:
-    """The action is where a bright square is; only eyes can tell."""
+    """The action is where a bright square is; only eyes can tell. The moving average of the weights knows it too."""
     torch.manual_seed(0)
-    generator = torch.Generator().manual_seed(0)
-    places = torch.randint(0, 24, (300, 2), generator=generator)
+    places = torch.randint(0, 24, (300, 2), generator=torch.Generator().manual_seed(0))
     pixels = torch.zeros(300, 3, 32, 32, dtype=torch.uint8)
     for image, (y, x) in zip(pixels, places.tolist(), strict=True):
         image[:, y : y + 8, x : x + 8] = 255
-    actions = places / 11.5 - 1
-    config = dataclasses.replace(TINY, encoder=EncoderOptions())
-    agent: Policy = make_policy(config, 1, 2)
-    agent.fit_actions(actions[:250])
-    optimizer = torch.optim.AdamW(agent.parameters(), 1e-3)
+    actions, felt = places / 11.5 - 1, torch.zeros(300, 1)
+    images, nothing, answers = (part[:250].numpy() for part in (pixels, felt, actions))
+    shown = Demonstrations(images, nothing, answers, np.full(5, 50), None)
+    drawn = clips.Clips(shown, clips.Drawing())
+    optimisation = Optimisation(batch=25, ema=0.999, precision="float32")
+    learner = Learner(dataclasses.replace(TINY, optimisation=optimisation), 1, drawn.actions)
     for step in range(150):
-        chosen = torch.randint(0, 250, (25,), generator=generator)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, 150, 1e-3)
-        embedded = agent.embed(pixels[chosen])[:, None]
-        plan = agent.plan(embedded, torch.zeros(25, 1))
-        loss = agent.loss(plan, actions[chosen, None], torch.ones(25, 1, dtype=torch.bool))
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    agent.eval()
-    with torch.no_grad():
-        error = agent.act(agent.embed(pixels[250:])[:, None], torch.zeros(50, 1)) - actions[250:]
-    within = (error.abs().amax(1) < 0.35).float().mean()
-    assert within >= 0.95
+        learner.descend(drawn.batch(step, 25), step, 150)
+    assert learner._average is not None
+    for policy in (learner.policy, cast(Policy, learner._average.module)):
+        policy.eval()
+        with torch.no_grad():
+            error = policy.act(policy.embed(pixels[250:])[:, None], felt[250:]) - actions[250:]
+        assert (error.abs().amax(1) < 0.35).float().mean() >= 0.95
 
 
 def test_only_what_is_asked_for_is_trained() -> None:
@@ -411,3 +452,5 @@ def test_wrong_optimisation_is_said() -> None:
         Optimisation(epochs=0)
     with pytest.raises(UsageError, match=r"batch \(10\) must be a multiple of clip \(4\)"):
         Optimisation(batch=10, clip=4)
+    with pytest.raises(UsageError, match=r"batch \(4\) must hold at least two clips \(4\)"):
+        Optimisation(batch=4, clip=4)

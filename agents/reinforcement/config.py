@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -10,7 +9,7 @@ from robovision.agents.config import EncoderOptions, Evaluation
 from robovision.agents.trial import Trial
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
-from robovision.envs.registry import EnvOptions, find_task, resolve
+from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError, unknown
 
 Algorithm = Literal["sac", "td3", "ppo"]
@@ -42,6 +41,8 @@ class Learning:
 
     lr: float = 5e-4
     """Learning rate of Adam."""
+    encoder_lr: float | None = None
+    """That of the encoder; by default the same."""
     gamma: float = 0.99
     """Discount of rewards from step to step."""
     batch: int = 64
@@ -107,7 +108,8 @@ class RLConfig:
     options: tuple[str, ...] = ()
     """Any other argument of the algorithm's class in Stable-Baselines3, as name=value: target_entropy=-2."""
     every: int = 5000
-    """Actions between two checkpoints. At each the environments begin anew."""
+    """Actions between two checkpoints, at least as many as an episode of each environment has: at each checkpoint the
+    environments begin anew."""
     evaluation: Evaluation = Evaluation(episodes=10, times=10)
     device: Device = "auto"
     """Where to learn; auto: on a GPU if there is one."""
@@ -119,7 +121,7 @@ class RLConfig:
     def __post_init__(self) -> None:
         if self.algorithm not in get_args(Algorithm):
             raise unknown("algorithm", self.algorithm, get_args(Algorithm))
-        seen = resolve_env(self.task, self.env)
+        seen = resolve(self.task, self.env)
         if "pixels" in seen.observe and (self.keypoints.method == "none" or self.keypoints.pixels):
             check_image_size(self.encoder.name, self.env.size, "env.size")
         for wanted in self.normalise:
@@ -127,6 +129,8 @@ class RLConfig:
                 raise unknown("quantity to normalise", wanted, get_args(Normalised))
         _check_positive("", self, ("steps", "envs", "every"))
         _check_positive("learning.", self.learning, ("lr", "gamma", "batch", "features", "width"))
+        if self.learning.encoder_lr is not None:
+            _check_positive("learning.", self.learning, ("encoder_lr",))
         _check_positive("replay.", self.replay, ("size", "updates", "n_steps", "tau"))
         _check_positive("rollout.", self.rollout, ("steps", "epochs"))
         for name, value in (("replay.shift", self.replay.shift), ("replay.warm_up", self.replay.warm_up)):
@@ -142,22 +146,14 @@ class RLConfig:
 
     @property
     def segment(self) -> int:
-        """Actions between two checkpoints: `every`, up to whole steps of the environments, or whole rollouts of PPO."""
+        """Actions between two checkpoints: `every`, at least an episode of each environment, up to whole steps of the
+        environments, or whole rollouts of PPO.
+
+        With less, nothing would ever be learnt of how episodes end.
+        """
         unit = self.envs * (self.rollout.steps if self.algorithm == "ppo" else 1)
-        return -(-self.every // unit) * unit
-
-
-def resolve_env(task: str, options: EnvOptions) -> EnvOptions:
-    """The options resolved; a horizon that is not given shrinks as the frame skip grows.
-
-    >>> resolve_env("dmc/cartpole-swingup", EnvOptions(frame_skip=8)).horizon
-    125
-    """
-    known = find_task(task)
-    if options.frame_skip and not options.horizon and not known.limit:
-        horizon = max(1, known.horizon * known.frame_skip // options.frame_skip)
-        options = dataclasses.replace(options, horizon=horizon)
-    return resolve(task, options)
+        least = max(self.every, self.envs * resolve(self.task, self.env).horizon)
+        return -(-least // unit) * unit
 
 
 def _check_positive(prefix: str, options: object, names: tuple[str, ...]) -> None:

@@ -15,7 +15,7 @@ from robovision.agents.config import EncoderOptions
 from robovision.agents.reinforcement.memory import FrameMemory
 from robovision.agents.reinforcement.readers import PointReader, RingReader, VectorReader
 from robovision.encoders.base import Encoder
-from robovision.encoders.build import build, set_trainable
+from robovision.encoders.build import build, set_trainable, shut_gate
 from robovision.errors import UsageError
 
 RGB = 3
@@ -72,6 +72,11 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The encoder; None where nothing is seen."""
         return self.eye.encoder if self.eye else None
 
+    def set_half(self, half: bool) -> None:
+        """Whether images are seen in bfloat16; for acting, not for learning."""
+        if self.eye is not None:
+            self.eye.to(torch.bfloat16 if half else torch.float32)
+
     def forward(self, observations: Tensor | dict[str, Tensor]) -> Tensor:
         parts = observations if isinstance(observations, dict) else {"": observations}
         seen = [self.trunks[_key(name)](self._fuse(parts[name], k)) for name, k in self.stacks.items()]
@@ -82,9 +87,10 @@ class PixelExtractor(BaseFeaturesExtractor):
         """The vectors of stacks of images [B, 3 k, H, W], fused to [B, k D]."""
         frames = images.reshape(-1, RGB, *images.shape[-2:])
         assert self.eye is not None
-        remembers = not self.training and not torch.is_grad_enabled()
+        written = torch.compiler.is_exporting() or torch.jit.is_tracing()  # type: ignore[attr-defined,no-untyped-call]
+        remembers = not (self.training or torch.is_grad_enabled() or written)
         vectors = self.eye.memory(frames) if remembers else self.eye(frames)
-        vectors = vectors.view(len(images), count, -1)
+        vectors = vectors.view(images.shape[0], count, -1)
         return torch.cat([vectors.diff(dim=1).flatten(1), vectors[:, -1]], dim=1)
 
 
@@ -109,26 +115,31 @@ class _Eye(nn.Module):
         """As in torch, but the encoder's batch norms keep the statistics that they hold."""
         super().train(mode)
         self.encoder.eval()
+        if mode:
+            self.memory.forget()
         return self
 
     def forward(self, frames: Tensor) -> Tensor:
         seen = self.encoder(frames)
-        return self.readout(seen.tokens).flatten(1) if self.spatial else cast(Tensor, seen.pooled)
+        vectors = self.readout(seen.tokens).flatten(1) if self.spatial else seen.pooled
+        return cast(Tensor, vectors.float() if vectors.dtype == torch.bfloat16 else vectors)
 
 
 @torch.no_grad()
-def fit_batch_norms(encoder: Encoder, images: Tensor) -> None:
+def fit_batch_norms(encoder: Encoder, images: Tensor, part: nn.Module | None = None) -> None:
     """Set the statistics of an encoder's batch norms to those of images [N, 3, H, W] (data-dependent initialisation).
 
-    Without this an encoder with random weights hardly tells images apart. One with pretrained weights brings its own.
+    Without this a network with random weights hardly tells images apart. One with pretrained weights brings its own:
+    then `part` is the part of it that does not, such as CoIn.
     """
-    for module in encoder.modules():
+    part = encoder if part is None else part
+    for module in part.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = None  # the mean over all calls
-    encoder.train()
+    part.train()
     encoder(images)
-    encoder.eval()
+    part.eval()
 
 
 def make_encoder(encoder: EncoderOptions | EncoderMaker, side: int) -> Encoder:
@@ -137,6 +148,8 @@ def make_encoder(encoder: EncoderOptions | EncoderMaker, side: int) -> Encoder:
         return encoder(side)
     made = build(encoder.name, side, encoder.adapter, encoder.weights is not None)
     set_trainable(made, encoder.train)
+    if encoder.gate == "shut":
+        shut_gate(made)
     return made
 
 

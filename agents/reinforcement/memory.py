@@ -13,6 +13,9 @@ Fingerprint = tuple[object, ...]
 class FrameMemory:
     """Features of frames by their content, as long as the weights stay the same.
 
+    PyTorch counts the changes of a weight, but not those of its fused optimisers: whoever trains the network calls
+    `forget` (`_Eye` does, whenever training begins).
+
     Consecutive stacks of k frames share k - 1: of each only the new one is encoded, and of an episode's first stack,
     in which one frame repeats, that one. Frames that are gone from the last call are forgotten.
 
@@ -28,6 +31,10 @@ class FrameMemory:
         self._network = network
         self._weights: Fingerprint = ()
         self._known: dict[bytes, Tensor] = {}
+
+    def forget(self) -> None:
+        """Encode everything anew from here on."""
+        self._known = {}
 
     def __call__(self, frames: Tensor) -> Tensor:
         """Features [N, D] of frames [N, 3, H, W]."""

@@ -36,6 +36,17 @@ FIRST_ENTROPY = "auto_0.1"
 """SAC learns its entropy's weight from here on (DrQ, appendix B)."""
 
 
+SAID = {
+    "learning_rate": "--learning.lr",
+    "gamma": "--learning.gamma",
+    "n_steps": "--replay.n-steps or --rollout.steps",
+    "buffer_size": "--replay.size",
+    "train_freq": "--envs and --replay.updates",
+    **{f"replay_buffer_{part}": "--replay.n-steps and --replay.shift" for part in ("class", "kwargs")},
+}
+"""Arguments of the algorithms that can't be given as `options`, by what gives them."""
+
+
 def make_model(config: RLConfig, env: VecEnv) -> Model:
     """The algorithm that a config describes, untrained, for these environments.
 
@@ -65,6 +76,7 @@ def policy_options(config: RLConfig) -> dict[str, Any]:
     return {
         "net_arch": [config.learning.width] * 2,
         "optimizer_kwargs": {"fused": True},
+        "encoder_pace": (config.learning.encoder_lr or config.learning.lr) / config.learning.lr,
         "features_extractor_kwargs": {"encoder": config.encoder, "features": config.learning.features},
     }
 
@@ -73,15 +85,18 @@ def parse_options(config: RLConfig) -> dict[str, Any]:
     """The config's `options` by name, their values read as JSON, or as text where they are none.
 
     Raises:
-        UsageError: for one without `=`, or that the algorithm's class does not take, naming the nearest.
+        UsageError: for one without `=`, or that the algorithm's class does not take, naming the nearest; for one that
+            another option of ours gives.
     """
-    own = {"self", "policy", "env", "learning_rate", "policy_kwargs", "seed", "device", "_init_setup_model"}
+    own = {"self", "policy", "env", "policy_kwargs", "seed", "device", "_init_setup_model"}
     takes = [name for name in inspect.signature(ALGORITHMS[config.algorithm][0]).parameters if name not in own]
     parsed = {}
     for option in config.options:
         name, equals, value = option.partition("=")
         if not equals:
             raise UsageError(f"options are written name=value, got {option!r}")
+        if name in SAID:
+            raise UsageError(f"{name} is said by {SAID[name]}, on which more depends: leave it out of --options")
         if name not in takes:
             raise unknown(f"option of {config.algorithm}", name, takes)
         parsed[name] = _value(value)

@@ -20,7 +20,11 @@ from stable_baselines3.td3.policies import TD3Policy
 from torch import Tensor
 
 from robovision.agents.reinforcement.extractor import PixelExtractor
+from robovision.agents.reinforcement.optimiser import PacedAdam, paced
 
+DEFAULTS: dict[str, Any] = {"features_extractor_class": PixelExtractor, "optimizer_class": PacedAdam}
+EPSILON = 1e-5
+"""Adam's in PPO, which Stable-Baselines3 sets only where nothing is said of the optimiser."""
 REMEMBERED = 2
 """Batches whose features are kept in a training step: the observations and the next ones."""
 
@@ -42,8 +46,9 @@ class SharedFeatures:
         if not self._extractor.training:
             self._made.clear()
             return self._extract(observations)
-        features = next((made for seen, made in self._made if seen is observations), None)
-        if features is None:
+        known = (made for seen, made in self._made if seen is observations)
+        features = next((made for made in known if made.requires_grad or not learns), None)
+        if features is None:  # or they were made without a graph, or gave it to a loss
             features = self._extract(observations)
             self._made = [*self._made, (observations, features)][-REMEMBERED:]
         if not learns:
@@ -100,17 +105,20 @@ class _OneEncoder(BasePolicy):
 
     critic: ContinuousCritic
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
+    def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
+        self.encoder_pace = encoder_pace
+        super().__init__(*args, **(DEFAULTS | kwargs))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
 
     def _build(self, lr_schedule: Schedule) -> None:
         made = self.features_extractor_class(self.observation_space, **self.features_extractor_kwargs)
         self.extractor = cast(PixelExtractor, made)
         self.shared = SharedFeatures(self.extractor)
         super()._build(lr_schedule)  # type: ignore[misc]
-        learnt = [p for p in (*self.critic.parameters(), *self.extractor.parameters()) if p.requires_grad]
         options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
-        self.critic.optimizer = self.optimizer_class(learnt, **options)
+        self.critic.optimizer = self.optimizer_class(paced(self.critic, self.extractor, self.encoder_pace), **options)
 
     def make_features_extractor(self) -> BaseFeaturesExtractor:
         heads = _Heads(self.observation_space, self.extractor.features_dim)
@@ -125,6 +133,8 @@ class _OneEncoder(BasePolicy):
 class PixelSACPolicy(_OneEncoder, SACPolicy):
     """SAC's policy with one encoder; takes what `SACPolicy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
 
+    Its encoder learns at `encoder_pace` times the learning rate.
+
     Raises:
         UsageError: as `PixelExtractor` does.
     """
@@ -138,6 +148,8 @@ class PixelSACPolicy(_OneEncoder, SACPolicy):
 
 class PixelTD3Policy(_OneEncoder, TD3Policy):
     """TD3's policy with one encoder; takes what `TD3Policy` takes, and `features_extractor_kwargs` of `PixelExtractor`.
+
+    Its encoder learns at `encoder_pace` times the learning rate.
 
     Raises:
         UsageError: as `PixelExtractor` does.
@@ -154,14 +166,19 @@ class PixelPPOPolicy(ActorCriticPolicy):
     """PPO's policy with one encoder, trained by both losses, as Stable-Baselines3 does it.
 
     Takes what `ActorCriticPolicy` takes, and `features_extractor_kwargs` of `PixelExtractor`, whose weights keep their
-    own initialisation.
+    own initialisation. Its encoder learns at `encoder_pace` times the learning rate.
 
     Raises:
         UsageError: as `PixelExtractor` does.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **({"features_extractor_class": PixelExtractor} | kwargs))
+    def __init__(self, *args: Any, encoder_pace: float = 1.0, **kwargs: Any) -> None:
+        self.encoder_pace = encoder_pace
+        optimizer = {"eps": EPSILON} | (kwargs.get("optimizer_kwargs") or {})
+        super().__init__(*args, **(DEFAULTS | kwargs | {"optimizer_kwargs": optimizer}))
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        return super()._get_constructor_parameters() | {"encoder_pace": self.encoder_pace}
 
     def extract_features(self, obs: PyTorchObs, features_extractor: BaseFeaturesExtractor | None = None) -> Tensor:
         return cast(Tensor, self.features_extractor(prepare(obs)))
@@ -170,3 +187,6 @@ class PixelPPOPolicy(ActorCriticPolicy):
         before = {name: value.clone() for name, value in self.features_extractor.state_dict().items()}
         super()._build(lr_schedule)
         self.features_extractor.load_state_dict(before)
+        extractor = cast(PixelExtractor, self.features_extractor)
+        options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
+        self.optimizer = self.optimizer_class(paced(self, extractor, self.encoder_pace), **options)

@@ -8,7 +8,9 @@ bit by bit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -16,12 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 from stable_baselines3.common.logger import configure
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
+from robovision.agents.log import Log
 from robovision.agents.reinforcement.agent import NORMALISE
-from robovision.agents.reinforcement.config import RLConfig, resolve_env
+from robovision.agents.reinforcement.config import RLConfig
 from robovision.agents.reinforcement.curve import write_curve, write_picture
 from robovision.agents.reinforcement.environments import make_envs
 from robovision.agents.reinforcement.extractor import RGB, PixelExtractor, fit_batch_norms
@@ -43,6 +46,8 @@ from robovision.devices import cpu_count, make_deterministic, resolve_device
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.names import find_spec
+from robovision.encoders.vit import ViT
+from robovision.envs.registry import resolve as resolve_env
 from robovision.files import write_atomically
 from robovision.progress import move
 from robovision.run import Run
@@ -106,7 +111,8 @@ class Training:
             self.model.set_logger(configure(str(self.run.path / "tensorboard"), ["tensorboard"]))
             if not self._restore():
                 self._begin()
-            self._learn()
+            with contextlib.closing(Log(self.run, self.config, self.step)) as log:
+                self._learn(log)
         finally:
             self.envs.close()
         return self._conclude()
@@ -117,13 +123,19 @@ class Training:
         return self.model.num_timesteps
 
     def _begin(self) -> None:
-        """Give a new encoder its pretrained weights, or fit its batch norms to what is seen."""
+        """Give a new encoder its pretrained weights; fit the batch norms of what starts at random to what is seen."""
         encoder = self._extractor.encoder
         if encoder is None:
             return
+        fresh: nn.Module | None = encoder
         if self.config.encoder.weights is not None:
             load_pretrained(encoder, self.config.encoder.weights)
-            return
+            fresh = encoder.injector if isinstance(encoder, ViT) else None
+        if fresh is not None:
+            fit_batch_norms(encoder, self._look().to(self.model.device), fresh)
+
+    def _look(self) -> Tensor:
+        """Images [N, 3, H, W] of steps at random."""
         self._seed("looks")
         self.envs.reset()
         shape = self.envs.num_envs, *(self.envs.action_space.shape or ())
@@ -134,9 +146,9 @@ class Training:
             seen += [
                 observations[name].reshape(-1, RGB, *observations[name].shape[2:]) for name in self._extractor.stacks
             ]
-        fit_batch_norms(encoder, torch.from_numpy(np.concatenate(seen)).to(self.model.device))
+        return torch.from_numpy(np.concatenate(seen))
 
-    def _learn(self) -> None:
+    def _learn(self, log: Log) -> None:
         config = self.config
         with tqdm(total=config.steps, initial=self.step, desc="learning", unit="action", mininterval=0.5) as bar:
             watch = Watch(bar, self.run, config.steps)
@@ -152,7 +164,14 @@ class Training:
                 self.curve.append({"step": self.step, "seconds": round(self._seconds, 1), **watch.take()})
                 self._save()
                 self._judge(self.step)
+                log.add(self.step, self._numbers())
                 bar.unpause()
+
+    def _numbers(self) -> dict[str, float]:
+        """What the newest checkpoint is like: means since the one before, and its evaluation if there was one."""
+        learning = {f"checkpoint/{name}": value for name, value in self.curve[-1].items() if name != "step"}
+        record = self.judged.get(self.step)
+        return learning | ({f"eval/{m.name}": m.value for m in record.metrics()} if record else {})
 
     def _seed(self, *names: str | int) -> None:
         self.model.set_random_seed(derive(self.config.seed, *names) % 2**31)
@@ -177,7 +196,7 @@ class Training:
             "episodes": self.model._episode_num if buffer is not None else 0,
         }
         self.run.save(self.step, state, tensors, keep=self._due(self.step))
-        _save_model(self.model, self.run.path / "model.zip")
+        _save_model(self.model, self.run.path)
 
     def _restore(self) -> bool:
         """The newest checkpoint into the model; False before the first."""
@@ -263,7 +282,11 @@ def _buffer(model: Model) -> FrameReplayBuffer | None:
     return buffer if isinstance(buffer, FrameReplayBuffer) else None
 
 
-def _save_model(model: Model, path: Path) -> None:
-    """The model in Stable-Baselines3's own format, whole or not at all."""
-    with write_atomically(path) as file:
+def _save_model(model: Model, folder: Path) -> None:
+    """The model in Stable-Baselines3's own format, and beside it what normalises, each whole or not at all."""
+    with write_atomically(folder / "model.zip") as file:
         model.save(file)  # type: ignore[arg-type]
+    normaliser = model.get_vec_normalize_env()
+    if normaliser is not None:
+        with write_atomically(folder / "vecnormalize.pkl") as file:
+            pickle.dump(normaliser, file)  # as VecNormalize.save does; nothing of ours reads it

@@ -1,19 +1,20 @@
 """How a detector answers when the scene moves: features and boxes, by transformation and magnitude.
 
-A detector f is equivariant to g if f(g x) = g f(x). Of features the error is the norm of the difference over that of
-g f(x), on the ground that both maps cover; of boxes it is the share that is lost or found beside its place.
+A detector f is equivariant to g if f(g x) = g f(x). Of features the error is the root mean square of the difference
+over the deviation of g f(x) from place to place, where points are: features that are the same everywhere, which move as
+they should whatever the motion, get no good mark for it. Of boxes it is the share that is lost or found elsewhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision.files import write_atomically, write_csv
@@ -21,6 +22,9 @@ from robovision.lidar.boxes import bev_iou
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.transforms import Similarity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KINDS: dict[str, tuple[str, tuple[float, ...], Callable[[float], Similarity]]] = {
     "shift": ("m", (0.1, 0.2, 0.4, 0.8), lambda m: Similarity(translation=(m, m / 2, 0.0))),
@@ -31,6 +35,8 @@ KINDS: dict[str, tuple[str, tuple[float, ...], Callable[[float], Similarity]]] =
 """Transformations by name: the unit of their magnitude, magnitudes, and the group element of each."""
 OVERLAP = 0.5
 """Overlap on the ground from which a box counts as found again."""
+NOISE = 1e-10
+"""Share of the features' squares up to which their deviation is rounding."""
 MARGIN = 2.0
 """Metres from the edge of the grid within which boxes are not compared."""
 
@@ -40,7 +46,8 @@ class Answer:
     """What one transformation does to a detector's answer, over all sweeps.
 
     Convention:
-        features: relative error of the features, 0 for an equivariant detector.
+        features: relative error of the features, 0 for an equivariant detector and about 1.4 for features that have
+            nothing to do with each other.
         boxes: how many boxes were compared.
         lost: share of them that no box of the moved sweep overlaps by `OVERLAP` or more, 0..1; NaN if there is none.
         offset: mean distance in metres between the centres of those that were found again; NaN if there is none.
@@ -58,7 +65,10 @@ class Answer:
 def measure(
     detector: Detector, sweeps: Sequence[Tensor], score: float, done: Callable[[int], None] = lambda _: None
 ) -> list[Answer]:
-    """The answers to every kind and magnitude, of sweeps [P, 3 or 4] with the ground where the detector knows it."""
+    """The answers to every kind and magnitude, of sweeps [P, 3 or 4] with the ground where the detector knows it.
+
+    Boxes of less than `score` are not compared; with an infinite one, none.
+    """
     still = [_run(detector, points) for points in sweeps]
     answers = []
     for kind, (_, magnitudes, element) in KINDS.items():
@@ -87,7 +97,7 @@ def act_on_map(element: Similarity, features: Tensor, config: DetectorConfig) ->
     return moved, known
 
 
-def write_report(out: Path, answers: dict[str, list[Answer]]) -> None:
+def write_report(out: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
     """Write equivariance.csv and equivariance.png of detectors by name to a folder.
 
     Raises:
@@ -98,43 +108,94 @@ def write_report(out: Path, answers: dict[str, list[Answer]]) -> None:
     _plot(out / "equivariance.png", answers)
 
 
-def table(answers: Sequence[Answer]) -> str:
-    """The answers as lines to read."""
-    lines = [f"{'':<20} features   boxes lost   offset of the others"]
-    for a in answers:
-        what = f"{a.kind} {a.magnitude:g} {KINDS[a.kind][0]}" if KINDS[a.kind][0] else a.kind
-        lines.append(f"{what:<20} {a.features:>8.3f}   {a.lost:>6.1%} of {a.boxes:<4} {a.offset:>6.2f} m")
-    return "\n".join(lines)
+def table(answers: Mapping[str, Sequence[Answer]]) -> str:
+    """The errors of features by motion, those of detectors by name side by side, and below them those of boxes."""
+    lines = _rows("features", {n: [f"{a.features:.3f}" for a in found] for n, found in answers.items()}, answers)
+    boxed = {name: found for name, found in answers.items() if any(a.boxes for a in found)}
+    cells = {n: [f"{a.lost:.1%} {a.offset:.2f} m" for a in found] for n, found in boxed.items()}
+    return "\n".join([*lines, *(["", *_rows("boxes lost, moved", cells, boxed)] if boxed else [])])
+
+
+def _rows(title: str, cells: Mapping[str, list[str]], answers: Mapping[str, Sequence[Answer]]) -> list[str]:
+    """A line of names and one a motion."""
+    motions = [_motion(answer) for answer in next(iter(answers.values()))]
+    lines = zip([title, *motions], *([name, *column] for name, column in cells.items()), strict=True)
+    width = max(14, *map(len, cells))
+    return [f"{first:<20}" + "".join(f"  {cell:>{width}}" for cell in rest) for first, *rest in lines]
+
+
+def _motion(answer: Answer) -> str:
+    unit = KINDS[answer.kind][0]
+    return f"{answer.kind} {answer.magnitude:g} {unit}" if unit else answer.kind
+
+
+@torch.no_grad()
+def fit_normalisations(detector: Detector, sweeps: Sequence[Tensor]) -> None:
+    """Set what the normalisations before the head hold to what these sweeps [P, 3 or 4] show, as training would."""
+    norms = [m for m in detector.modules() if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # the mean over all sweeps
+    detector.train()
+    for points in sweeps:
+        _features(detector, points)
+    detector.eval()
 
 
 Still = tuple[Tensor, Tensor, Tensor]
 """Features [1, C, H, W], boxes [N, 7] and scores [N]."""
 
 
-def _run(detector: Detector, points: Tensor) -> Still:
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """One sweep's share of an answer: sums over features and places, boxes compared, offsets of those found again."""
+
+    error: Tensor
+    deviation: Tensor
+    boxes: int
+    offsets: Tensor
+
+
+def _features(detector: Detector, points: Tensor) -> Tensor:
     sample = torch.zeros(len(points), dtype=torch.int64)
-    features = detector.backbone(detector.encoder(points, sample, 1))
+    features: Tensor = detector.backbone(detector.encoder(points, sample, 1))
+    return features
+
+
+def _run(detector: Detector, points: Tensor) -> Still:
+    features = _features(detector, points)
     (found,) = detector.decode(detector.head(features))
     return features, found.boxes, found.scores
 
 
-def _compare(
-    detector: Detector, points: Tensor, before: Still, element: Similarity, score: float
-) -> tuple[float, float, int, Tensor]:
-    """Squared error, squared norm, boxes compared, and the offsets of those found again."""
+def _compare(detector: Detector, points: Tensor, before: Still, element: Similarity, score: float) -> _Part:
     features, boxes, scores = before
     moved = torch.cat([element.points(points[:, :3]), points[:, 3:]], dim=1)
     then, found, _ = _run(detector, moved)
     wanted, known = act_on_map(element, features, detector.config)
-    error = (then - wanted)[..., known].square().sum()
+    looked = known & occupied(moved[:, :3], detector.config, (known.shape[0], known.shape[1]))
+    there = wanted[..., looked]
+    error = (then[..., looked] - there).square().sum()
+    deviation = (there - there.mean(dim=-1, keepdim=True)).square().sum()
+    deviation = torch.where(deviation > NOISE * there.square().sum(), deviation, 0)
     expected = element.boxes(boxes[scores >= score])
     expected = expected[_inside(expected, detector.config)]
     if not len(expected) or not len(found):
-        return float(error), float(wanted[..., known].square().sum()), len(expected), torch.zeros(0)
+        return _Part(error, deviation, len(expected), torch.zeros(0))
     overlap, at = bev_iou(expected, found).max(dim=1)
     again = overlap >= OVERLAP
-    offset = (expected[again, :2] - found[at[again], :2]).norm(dim=1)
-    return float(error), float(wanted[..., known].square().sum()), len(expected), offset
+    return _Part(error, deviation, len(expected), (expected[again, :2] - found[at[again], :2]).norm(dim=1))
+
+
+def occupied(xyz: Tensor, config: DetectorConfig, shape: tuple[int, int]) -> Tensor:
+    """Which cells of a map over the grid hold points [P, 3], bool of the map's shape."""
+    cells = torch.zeros(shape, dtype=torch.bool)
+    low = xyz.new_tensor(config.grid.low)
+    share = (xyz - low) / (xyz.new_tensor(config.grid.high) - low)
+    inside = ((share >= 0) & (share < 1)).all(dim=1)
+    column, row = (share[inside, :2] * xyz.new_tensor([shape[1], shape[0]])).long().unbind(dim=1)
+    cells[row, column] = True
+    return cells
 
 
 def _inside(boxes: Tensor, config: DetectorConfig) -> Tensor:
@@ -142,34 +203,42 @@ def _inside(boxes: Tensor, config: DetectorConfig) -> Tensor:
     return ((boxes[:, :2] > low) & (boxes[:, :2] < high)).all(dim=1)
 
 
-def _summarise(kind: str, magnitude: float, parts: list[tuple[float, float, int, Tensor]]) -> Answer:
-    error, size = sum(p[0] for p in parts), sum(p[1] for p in parts)
-    count, offsets = sum(p[2] for p in parts), torch.cat([p[3] for p in parts])
+def _summarise(kind: str, magnitude: float, parts: list[_Part]) -> Answer:
+    error, deviation = sum(float(p.error) for p in parts), sum(float(p.deviation) for p in parts)
+    count, offsets = sum(p.boxes for p in parts), torch.cat([p.offsets for p in parts])
     lost = 1 - len(offsets) / count if count else math.nan
     offset = float(offsets.mean()) if len(offsets) else math.nan
-    return Answer(kind, magnitude, math.sqrt(error / size) if size else math.nan, count, lost, offset)
+    return Answer(kind, magnitude, math.sqrt(error / deviation) if deviation else math.nan, count, lost, offset)
 
 
-def _plot(path: Path, answers: dict[str, list[Answer]]) -> None:
+def _plot(path: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(10, 5.4), layout="constrained", dpi=110)
-    axes = figure.subplots(2, len(KINDS), sharey="row", squeeze=False)
-    for column, (kind, (unit, magnitudes, _)) in enumerate(KINDS.items()):
-        for name, found in answers.items():
-            mine = [answer for answer in found if answer.kind == kind]
-            place = np.arange(len(mine))
-            axes[0, column].plot(place, [a.features for a in mine], marker="o", label=name)
-            axes[1, column].plot(place, [100 * a.lost for a in mine], marker="o")
-        labels = [f"{m:g}" for m in magnitudes] if unit else [""]
-        axes[0, column].set_title(kind, fontsize=10)
-        axes[1, column].set_xlabel(unit)
-        for row in (0, 1):
-            axes[row, column].set_xticks(range(len(magnitudes)), labels)
-            axes[row, column].set_ylim(bottom=0)
-            axes[row, column].grid(alpha=0.3)
-    axes[0, 0].set_ylabel("relative error of features")
-    axes[1, 0].set_ylabel("boxes lost, %")
-    axes[0, 0].legend(frameon=False, fontsize=8)
+    quantities = [("relative error of features", {n: [a.features for a in found] for n, found in answers.items()})]
+    boxed = {n: [100 * a.lost for a in found] for n, found in answers.items() if any(a.boxes for a in found)}
+    if boxed:
+        quantities.append(("boxes lost, %", boxed))
+    kinds = [answer.kind for answer in next(iter(answers.values()))]
+    figure = Figure(figsize=(10, 0.6 + 2.4 * len(quantities)), layout="constrained", dpi=110)
+    axes = figure.subplots(len(quantities), len(KINDS), sharey="row", squeeze=False)
+    for row, (quantity, values) in enumerate(quantities):
+        axes[row, 0].set_ylabel(quantity)
+        for column, kind in enumerate(KINDS):
+            mine = [number for number, name in enumerate(kinds) if name == kind]
+            for number, name in enumerate(answers):
+                if name in values:
+                    shown = [values[name][k] for k in mine]
+                    axes[row, column].plot(range(len(mine)), shown, marker="o", color=f"C{number}", label=name)
+            _label(axes[row, column], kind)
+        axes[row, 0].set_ylim(bottom=0)  # last: it fixes the top too
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     with write_atomically(path) as file:
         figure.savefig(file, format="png")
+
+
+def _label(axes: Axes, kind: str) -> None:
+    unit, magnitudes, _ = KINDS[kind]
+    axes.set_title(kind, fontsize=10)
+    axes.set_xticks(range(len(magnitudes)), [f"{m:g}" if unit else "" for m in magnitudes])
+    axes.set_xlabel(unit)
+    axes.grid(alpha=0.3)

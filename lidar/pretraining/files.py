@@ -28,20 +28,24 @@ def save_backbone(path: Path, trunk: Trunk) -> None:
     write_described(path, trunk, KEY, trunk.config)
 
 
+def load_backbone(path: Path) -> Detector:
+    """A detector with the pretrained backbone of a file or a run folder and a head of random weights, not in training.
+
+    Raises:
+        UsageError: as `assign_backbone`.
+    """
+    detector = Detector(_read(path)[1])
+    assign_backbone(detector, path)
+    return detector.eval()
+
+
 def assign_backbone(detector: Detector, path: Path) -> None:
     """Copy a pretrained backbone, of a file or of a run folder, into a detector, whose head stays as it is.
 
     Raises:
         UsageError: if it can't be read, is no backbone, or is another model's, naming what differs.
     """
-    file = path / FILE if path.is_dir() else path
-    if path.is_dir() and not file.is_file():
-        raise UsageError(f"{path} holds no {FILE}: its pretraining has not ended; continue it with --resume {path}")
-    config = read_description(
-        file,
-        KEY,
-        "holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by --start",
-    )
+    file, config = _read(path)
     _check_model(config, detector.config, file)
     own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.")}
     given = weights.load_floats(file)
@@ -56,6 +60,17 @@ def assign_backbone(detector: Detector, path: Path) -> None:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UsageError(f"{file} does not fit the detector's backbone:\n  " + "\n  ".join(faults[:SHOWN]) + more)
     detector.load_state_dict({**detector.state_dict(), **given})
+
+
+def _read(path: Path) -> tuple[Path, DetectorConfig]:
+    """The file of a backbone, which may be in a run folder, and the detector that it is of."""
+    file = path / FILE if path.is_dir() else path
+    if path.is_dir() and not file.is_file():
+        raise UsageError(f"{path} holds no {FILE}: its pretraining has not ended; continue it with --resume {path}")
+    otherwise = (
+        "holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by --start"
+    )
+    return file, read_description(file, KEY, otherwise)
 
 
 def _check_model(found: DetectorConfig, wanted: DetectorConfig, path: Path) -> None:

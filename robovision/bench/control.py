@@ -7,6 +7,7 @@ best of the evaluated checkpoints, mean over tasks and seeds. What the last chec
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -14,14 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robovision.agents import data, statistics
+from robovision.agents.config import TrainConfig
 from robovision.agents.evaluate import read_record
 from robovision.agents.report import episode_scores
 from robovision.agents.sweep import sweep
 from robovision.agents.train import resolve
+from robovision.bench.control_chart import draw
 from robovision.bench.control_plan import METHODS, TITLES, Cell, Choice
 from robovision.bench.timing import markdown
 from robovision.envs.demos import experts
 from robovision.files import write_atomically, write_csv
+from robovision.run import Run
 from robovision.types import Metric
 
 FAMILIES = {"adroit": "Adroit", "metaworld": "MetaWorld", "dmc": "DMC"}
@@ -39,6 +43,17 @@ PUBLISHED = {
 }
 """Success in percent on Adroit, MetaWorld and DMC, and the mean over the tasks, as the paper reports them."""
 
+PAIRS = (
+    ("coin", "fine-tuned"),
+    ("coin", "gate-shut"),
+    ("fine-tuned", "frozen"),
+    ("coin", "scratch"),
+    ("frozen", "frozen-random"),
+    ("coin", "cnn"),
+    ("frozen", "cnn"),
+)
+"""What is subtracted from what: CoIn's effect and its control, fine-tuning's, and that of pretraining."""
+
 Scores = NDArray[np.float64]
 
 
@@ -52,10 +67,13 @@ class Processes:
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What the episodes of a finished cell scored, each in 0..1: at the last and at the best checkpoint."""
+    """What the episodes of a finished cell scored, each in 0..1: at the last and at the best checkpoint; its cost."""
 
     final: Scores
     best: Scores
+    epochs: int
+    seconds: float
+    """Of training, by the clock."""
 
 
 def run(
@@ -97,7 +115,9 @@ def read(choice: Choice, out: Path) -> dict[Cell, Result]:
 def _result(path: Path) -> Result:
     records = [read_record(file) for file in sorted((path / "evaluations").glob("step-*.json"))]
     scored = [episode_scores(record) for record in records]
-    return Result(scored[-1], max(scored, key=lambda scores: float(scores.mean())))
+    epochs = Run.open(path).config(TrainConfig).optimisation.epochs
+    seconds = json.loads((path / "results.json").read_text())["metrics"]["training_time"]["value"]
+    return Result(scored[-1], max(scored, key=lambda scores: float(scores.mean())), epochs, seconds)
 
 
 def by_task(results: Mapping[Cell, Result], method: str, which: str) -> dict[str, Scores]:
@@ -132,6 +152,7 @@ def tables(choice: Choice, results: Mapping[Cell, Result]) -> str:
         _paper_table(results, methods),
         _task_table(results, methods, tasks),
         _differences(results),
+        _cost_table(results, methods),
         _missing(choice, results),
     ]
     return "\n\n".join(part for part in parts if part)
@@ -141,12 +162,23 @@ def _differences(results: Mapping[Cell, Result]) -> str:
     """By how much one method is better than another, where cells of both are finished."""
     lines = [
         f"- {TITLES[one]} minus {TITLES[other]}, {label}: {_signed(found)}"
-        for one, other in (("coin", "fine-tuned"), ("coin", "gate-shut"), ("fine-tuned", "frozen"))
+        for one, other in PAIRS
         for which, label in (("final", "last checkpoint"), ("best", "best checkpoint"))
         if (found := difference(results, one, other, which)) is not None
     ]
     head = "Differences, episode by episode, in points, mean over the tasks, with 95 % intervals:"
     return "\n".join([head, "", *lines]) if lines else ""
+
+
+def _cost_table(results: Mapping[Cell, Result], methods: Sequence[str]) -> str:
+    """What a cell of each method took."""
+    rows = []
+    for method in methods:
+        cells = [result for cell, result in results.items() if cell.method == method]
+        epochs = sorted({result.epochs for result in cells})
+        seconds = np.median([result.seconds for result in cells])
+        rows.append([TITLES[method], ", ".join(map(str, epochs)), f"{seconds:,.0f}"])
+    return markdown(["method", "epochs", "seconds of training by the clock, median"], rows)
 
 
 def _paper_table(results: Mapping[Cell, Result], methods: Sequence[str]) -> str:
@@ -195,18 +227,23 @@ def _missing(choice: Choice, results: Mapping[Cell, Result]) -> str:
 
 
 def write(choice: Choice, out: Path) -> str:
-    """The tables, which also go to `table.md` in the folder, and every cell's numbers to `cells.csv`."""
+    """The tables, which also go to `table.md` in the folder, every cell's numbers to `cells.csv`, `control.png`."""
     results = read(choice, out)
-    names = ["task", "method", "seed", "final", "best", "episodes"]
-    rows = [
-        dict(zip(names, [*dataclasses.astuple(c), r.final.mean(), r.best.mean(), len(r.final)], strict=True))
-        for c, r in results.items()
-    ]
+    names = ["task", "method", "seed", "final", "best", "episodes", "epochs", "training_seconds"]
+    rows = [dict(zip(names, [*dataclasses.astuple(c), *_numbers(r)], strict=True)) for c, r in results.items()]
     write_csv(out / "cells.csv", names, rows)
     text = tables(choice, results) if results else "no cell is finished yet"
+    if results:
+        methods = [m for m in METHODS if any(cell.method == m for cell in results)]
+        draw(out / "control.png", {TITLES[m]: by_task(results, m, "final") for m in methods})
     with write_atomically(out / "table.md") as file:
         file.write(f"{text}\n".encode())
     return text
+
+
+def _numbers(result: Result) -> list[float]:
+    final, best = float(result.final.mean()), float(result.best.mean())
+    return [round(final, 6), round(best, 6), len(result.final), result.epochs, result.seconds]
 
 
 def _percent(metric: Metric) -> str:

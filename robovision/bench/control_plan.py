@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 from robovision.agents.config import EncoderOptions, Evaluation, Optimisation, TrainConfig
+from robovision.encoders.names import check_image_size, find_spec
 from robovision.envs.cortexbench import CORTEXBENCH
 from robovision.envs.registry import EnvOptions, Preset, find_task
-from robovision.errors import unknown
+from robovision.errors import UsageError, unknown
 
-Scale = Literal["smoke", "cpu", "paper"]
+Scale = Literal["smoke", "brief", "cpu", "paper"]
 
 METHODS: dict[str, EncoderOptions] = {
     "frozen": EncoderOptions("vit-tiny-sim", adapter="none", train="frozen"),
@@ -21,8 +22,10 @@ METHODS: dict[str, EncoderOptions] = {
     "adapters": EncoderOptions("vit-tiny-sim", adapter="adaptformer", train="adapter"),
     "cnn": EncoderOptions("cnn", adapter="none"),
     "gate-shut": EncoderOptions("vit-tiny-sim", adapter="coin", gate="shut"),
+    "scratch": EncoderOptions("vit-tiny", adapter="coin"),
+    "frozen-random": EncoderOptions("vit-tiny", adapter="none", train="frozen"),
 }
-"""The methods by name, with the encoder that stands for any pretrained one."""
+"""The methods by name, with vit-tiny-sim standing for any pretrained encoder and vit-tiny for the same ViT without."""
 TITLES = {
     "frozen": "frozen",
     "fine-tuned": "fine-tuned",
@@ -30,6 +33,8 @@ TITLES = {
     "adapters": "adapters only (AdaptFormer)",
     "cnn": "CNN from scratch",
     "gate-shut": "fine-tuned + CoIn, gate kept shut (control)",
+    "scratch": "ViT + CoIn from random weights",
+    "frozen-random": "frozen random weights",
 }
 
 
@@ -55,6 +60,7 @@ class Budget:
 
 
 ALL = tuple(protocol.task for protocol in CORTEXBENCH)
+BRIEF = ("metaworld/drawer-open", "metaworld/hammer", "metaworld/assembly", "metaworld/bin-picking")
 CPU_PRESET: Preset = "fastest"
 BUDGETS: dict[Scale, Budget] = {
     "smoke": Budget(
@@ -70,6 +76,20 @@ BUDGETS: dict[Scale, Budget] = {
         readout="spatial",
         blind_only=True,
         noise=0.0,
+    ),
+    "brief": Budget(
+        tasks=BRIEF,
+        seeds=(0, 1, 2),
+        demos=5,
+        env=EnvOptions(size=64, preset=CPU_PRESET),
+        optimisation=Optimisation(epochs=5, batch=16, clip=4, checkpoint_every=1000),
+        evaluation=Evaluation(episodes=12, times=1, video=False),
+        metaworld_horizon=150,
+        frozen_epochs=60,
+        frozen_lr=1e-3,
+        readout="spatial",
+        blind_only=True,
+        noise=0.1,
     ),
     "cpu": Budget(
         tasks=ALL,
@@ -100,7 +120,8 @@ BUDGETS: dict[Scale, Budget] = {
         noise=0.0,
     ),
 }
-"""smoke shows that it runs; cpu compares at small size; paper is the protocol of CortexBench."""
+"""smoke shows that it runs; brief compares with few demonstrations, a minute or two a cell; cpu compares at small size;
+paper is the protocol of CortexBench."""
 
 
 @dataclass(frozen=True)
@@ -121,14 +142,26 @@ class Cell:
 class Choice:
     """Which part of a budget is run, and with which encoder."""
 
-    scale: Scale = "smoke"
+    budget: Scale = "smoke"
+    """smoke, brief, cpu or paper."""
     tasks: tuple[str, ...] = ()
+    """Which tasks; without any, the budget's."""
     methods: tuple[str, ...] = ()
+    """frozen, fine-tuned, coin, adapters, cnn, gate-shut, and with random weights scratch and frozen-random; without
+    any, all."""
     seeds: tuple[int, ...] = ()
+    """Without any, the budget's."""
     demos: int | None = None
+    """Demonstrations of a task; by default the budget's."""
     episodes: int | None = None
+    """Episodes of an evaluation; by default the budget's."""
+    equal_cost: bool = False
+    """Each method trains for as many multiply-adds as fine-tuned + CoIn in the budget's epochs; frozen encoders see
+    shifted images too, as the others do. Otherwise each has the budget's epochs."""
     encoder: str = "vit-tiny-sim"
+    """The pretrained encoder."""
     weights: Path | None = None
+    """A file with its weights, in any published format."""
 
     def __post_init__(self) -> None:
         for task in self.tasks:
@@ -136,11 +169,16 @@ class Choice:
         for method in self.methods:
             if method not in METHODS:
                 raise unknown("method", method, METHODS)
+        for name in ("demos", "episodes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"--{name} must be at least 1, got {value}")
+        check_image_size(self.encoder, self.limits.env.size, "the budget's image size")
 
     @property
-    def budget(self) -> Budget:
+    def limits(self) -> Budget:
         """The budget, with what was chosen in place of its own."""
-        whole = BUDGETS[self.scale]
+        whole = BUDGETS[self.budget]
         return dataclasses.replace(
             whole,
             tasks=self.tasks or whole.tasks,
@@ -153,7 +191,7 @@ class Choice:
 
     def cells(self) -> list[Cell]:
         """All cells, seed by seed, so that a comparison that is cut short is a fair one."""
-        budget = self.budget
+        budget = self.limits
         return [
             Cell(task, method, seed)
             for seed in budget.seeds
@@ -163,12 +201,22 @@ class Choice:
 
     def config(self, cell: Cell, data: Path | None) -> TrainConfig:
         """The training of a cell, from the demonstrations in a folder."""
-        budget, method = self.budget, METHODS[cell.method]
-        frozen = method.train == "frozen"
-        if method.name != "cnn":
-            method = dataclasses.replace(method, name=self.encoder, weights=self.weights, readout=budget.readout)
+        config = self._config(cell, data)
+        if not self.equal_cost:
+            return config
+        from robovision.bench.control_cost import epochs_of_equal_cost
+
+        dearest = self._config(dataclasses.replace(cell, method="coin"), data)
+        shift = dataclasses.replace(config.optimisation, shift=dearest.shift)
+        config = dataclasses.replace(config, optimisation=shift)
+        epochs = epochs_of_equal_cost(config, dearest)
+        return dataclasses.replace(config, optimisation=dataclasses.replace(shift, epochs=epochs))
+
+    def _config(self, cell: Cell, data: Path | None) -> TrainConfig:
+        """The training of a cell with the epochs of the budget."""
+        budget, method = self.limits, METHODS[cell.method]
         optimisation = budget.optimisation
-        if frozen:
+        if method.train == "frozen":
             optimisation = dataclasses.replace(optimisation, epochs=budget.frozen_epochs, lr=budget.frozen_lr)
         history = 1 if budget.blind_only and "proprioception" in find_task(cell.task).observe else 3
         if history == 1:
@@ -181,17 +229,27 @@ class Choice:
             history=history,
             data=data,
             env=self.env(cell.task),
-            encoder=method,
+            encoder=self._encoder(method),
             optimisation=optimisation,
             evaluation=budget.evaluation,
         )
 
+    def _encoder(self, method: EncoderOptions) -> EncoderOptions:
+        """The method's options with the encoder that was chosen, or the plain ViT of its size with random weights."""
+        if method.name == "cnn":
+            return method
+        readout = self.limits.readout
+        if method.name == "vit-tiny":
+            return dataclasses.replace(method, name=find_spec(self.encoder).architecture, readout=readout)
+        weights = None if self.weights is None else self.weights.resolve()
+        return dataclasses.replace(method, name=self.encoder, weights=weights, readout=readout)
+
     def env(self, task: str) -> EnvOptions:
         """How a task is seen and how long it lasts."""
-        horizon = self.budget.metaworld_horizon if task.startswith("metaworld/") else 0
-        return dataclasses.replace(self.budget.env, horizon=horizon)
+        horizon = self.limits.metaworld_horizon if task.startswith("metaworld/") else 0
+        return dataclasses.replace(self.limits.env, horizon=horizon)
 
     def demos_of(self, task: str) -> int:
         """How many demonstrations a task has: the protocol's number, or the budget's if that is smaller."""
-        known = next((p.demonstrations for p in CORTEXBENCH if p.task == task), self.budget.demos)
-        return min(known, self.budget.demos)
+        known = next((p.demonstrations for p in CORTEXBENCH if p.task == task), self.limits.demos)
+        return min(known, self.limits.demos)

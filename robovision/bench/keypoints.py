@@ -1,16 +1,23 @@
-"""Keypoints side by side on photographs that none of ours was trained on: rotation, perspective, light, pose, time."""
+"""Keypoints side by side on photographs that none of ours was trained on: rotation, perspective, light,
+pose, time, memory.
+"""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import platform
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from robovision.bench.timing import compare, markdown
+from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.errors import UsageError
+from robovision.files import write_atomically
 from robovision.keypoints import load, posed, report, selfwarp
 from robovision.keypoints.opencv import import_cv2
 from robovision.keypoints.pixels import read_grey
@@ -22,6 +29,8 @@ HELD_OUT = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.
 CHANGES: tuple[selfwarp.Change, ...] = ("rotation", "perspective", "light")
 TIMED = (640, 480)
 """Width and height of the image that is timed."""
+LARGE = 4000, 3000
+"""Of the image whose memory is measured."""
 MATCHED = 2048
 """Keypoints of a photograph whose pose is estimated, at most."""
 
@@ -52,37 +61,90 @@ def photographs(data: Path | None) -> dict[str, list[Path]]:
 
 
 def count(named: dict[str, list[Path]], options: selfwarp.WarpOptions) -> int:
-    """How often `table` calls its `progress`."""
+    """How often `sections` calls its `progress`."""
     return sum(len(paths) * options.count(change) for paths in named.values() for change in CHANGES)
 
 
-def table(
+@dataclass(frozen=True)
+class Section:
+    """One part of the benchmark.
+
+    Convention:
+        name: for files, such as scikit-image-rotation.
+        text: a headline and a table in Markdown.
+        rows: for a CSV file, its head first; none where the table says all.
+        curves: by extractor [V, 3], of the versions of the photographs.
+        x: [V], degrees or the change's strength, with its label.
+    """
+
+    name: str
+    text: str
+    rows: Sequence[Sequence[str]] = ()
+    curves: Mapping[str, Array] = field(default_factory=dict)
+    x: tuple[Array, str] = (np.zeros(0), "")
+
+
+def write(folder: Path, done: Sequence[Section]) -> None:
+    """keypoints.md, all tables so far, and of the last part NAME.csv and NAME.png."""
+    with write_atomically(folder / "keypoints.md") as file:
+        file.write("\n".join(f"{part.text}\n" for part in done).encode())
+    last = done[-1]
+    if last.rows:
+        lines = io.StringIO()
+        csv.writer(lines, lineterminator="\n").writerows(last.rows)
+        with write_atomically(folder / f"{last.name}.csv") as file:
+            file.write(lines.getvalue().encode())
+    if last.curves:
+        report.plot(folder / f"{last.name}.png", last.curves, *last.x)
+
+
+def sections(
     names: Sequence[str],
     named: dict[str, list[Path]],
     options: selfwarp.WarpOptions,
     rounds: int,
     progress: Callable[[], object],
-) -> Iterator[str]:
-    """The tables, each as soon as it is measured."""
+) -> Iterator[Section]:
+    """The parts, each as soon as it is measured."""
     for title, paths in named.items():
         for change in CHANGES:
-            extractors = selfwarp.load_all(names, options)
-            scores = selfwarp.measure(extractors, (read_grey(path) for path in paths), change, options, progress)
-            head = f"{change}: {len(paths)} photographs of {title}, {options.count(change)} versions of each"
-            if change == "rotation":
-                yield f"{head}\n\n{report.rotation_table(report.rotation_curves(scores))}"
-            else:
-                flat = {name: [score for row in rows for score in row] for name, rows in scores.items()}
-                yield f"{head}\n\n{report.planar_table(flat)}"
-    yield times(names, options.keypoints, read_grey(held_out()[0]), rounds)
+            yield _changed(names, title, paths, change, options, progress)
+    photograph = read_grey(held_out()[0])
+    yield Section("time", times(names, options.keypoints, photograph, rounds))
+    yield Section("memory", memory(names, options.keypoints, photograph))
 
 
-def poses(names: Sequence[str], data: Path) -> Iterator[str]:
-    """A table for each folder under `data` that holds photographs with their cameras."""
+def _changed(
+    names: Sequence[str],
+    title: str,
+    paths: Sequence[Path],
+    change: selfwarp.Change,
+    options: selfwarp.WarpOptions,
+    progress: Callable[[], object],
+) -> Section:
+    extractors = selfwarp.load_all(names, options)
+    scores = selfwarp.measure(extractors, (read_grey(path) for path in paths), change, options, progress)
+    count, curves = options.count(change), report.version_curves(scores)
+    head = f"{change}: {len(paths)} photographs of {title}, {count} versions of each"
+    rows = report.score_rows(scores, selfwarp.ESTIMATORS)
+    if change == "rotation":
+        x, table = (np.arange(count) * float(options.step), "rotation (degrees)"), report.rotation_table(curves)
+    else:
+        flat = {name: [score for row in photographs for score in row] for name, photographs in scores.items()}
+        x, table = (
+            (np.arange(1, count + 1) / count, f"strength ({change})"),
+            report.planar_table(flat, selfwarp.ESTIMATORS),
+        )
+    return Section(f"{title}-{change}", f"{head}\n\n{table}", rows, curves, x)
+
+
+def poses(names: Sequence[str], data: Path) -> Iterator[Section]:
+    """A part for each folder under `data` that holds photographs with their cameras."""
     for folder in sorted({path.parent for path in data.rglob("pose") if path.is_dir()}):
         found = posed.photographs(folder)
         errors = posed.measure({name: load(name, MATCHED) for name in names}, found)
-        yield f"relative pose: {len(found)} photographs of {folder.name}\n\n{report.pose_table(errors)}"
+        head = f"relative pose: {len(found)} photographs of {folder.name}"
+        yield Section(f"{folder.name}-poses", f"{head}\n\n{report.pose_table(errors)}")
 
 
 def times(names: Sequence[str], keypoints: int, photograph: Array, rounds: int) -> str:
@@ -94,6 +156,20 @@ def times(names: Sequence[str], keypoints: int, photograph: Array, rounds: int) 
         [name, str(len(extractors[name].extract(image))), f"{1000 * speed.seconds:.0f}", f"{speed.ratio:.2f}x"]
         for name, speed in speeds.items()
     ]
-    threads = f"{torch.get_num_threads()} threads, {platform.machine()}"
+    threads = (
+        f"{torch.get_num_threads()} threads of torch, {import_cv2().getNumThreads()} of OpenCV, {platform.machine()}"
+    )
     head = f"time: {TIMED[0]} x {TIMED[1]}, {threads}, median of {rounds}; ratio to the first"
     return f"{head}\n\n" + markdown(["", "keypoints", "ms", "ratio"], rows)
+
+
+def memory(names: Sequence[str], keypoints: int, photograph: Array) -> str:
+    """The most memory that each extractor takes for a large image, beside what the process holds before."""
+    image = import_cv2().resize(photograph, LARGE, interpolation=import_cv2().INTER_CUBIC).clip(0, 1)
+    rows = []
+    for name in names:
+        extractor = load(name, keypoints)
+        peak = peak_megabytes(lambda e=extractor: e.extract(image))  # type: ignore[misc]
+        rows.append([name, "not told here" if peak is None else f"{peak:,.0f}"])
+    head = f"memory: {LARGE[0]} x {LARGE[1]} pixels, beside the image"
+    return f"{head}\n\n" + markdown(["", "MB"], rows)

@@ -52,8 +52,10 @@ def absolute(path: Path | None) -> Path | None:
 
 
 def program() -> str:
-    """How to call this command again: by its name, or by its path where the shell would not find it."""
-    return "robovision" if shutil.which("robovision") else sys.argv[0]
+    """How to call this command again: by its name, or as it was called where the shell would not find it."""
+    if shutil.which("robovision"):
+        return "robovision"
+    return f"{sys.executable} -m robovision.cli" if sys.argv[0].endswith(".py") else sys.argv[0]
 
 
 def resumed_path(arguments: Sequence[str]) -> Path | None:

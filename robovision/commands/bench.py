@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from robovision.bench.claims import NAMES as CLAIM_NAMES
-from robovision.bench.control_plan import Choice, Scale
-from robovision.commands import Command, absolute, check_workers
+from robovision.bench.control_plan import Cell, Choice
+from robovision.commands import Command, check_workers
 from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import find_task
@@ -44,10 +47,11 @@ ENCODERS = """Images a second of the encoders against those of transformers, for
 bfloat16; what CoIn adds to the time; and the peak memory of a pass.
 
 All weights are random. The ways take turns in one process, and a ratio is the median over the turns. Prints tables in
-Markdown.
+Markdown: the ViTs of CLIP, DINOv2 and the rest, ResNet-50, LookHere, NAT, Swin, CoSwin, DualToken-ViT and SMoE; in all
+some minutes on two idle cores.
 
 examples:
-  robovision bench encoders
+  robovision bench encoders --out encoders.md
   robovision bench encoders vit-base dinov2-vit-b14 --size 224 --batch 16"""
 
 
@@ -81,10 +85,12 @@ class Encoders:
     """Side of the images in pixels, for the encoders that are named."""
     batch: int = 8
     """Images in one pass, for the encoders that are named."""
-    rounds: int = 9
+    rounds: int = 5
     """How often each way takes its turn."""
     device: Device = "auto"
     """Where; auto: on a GPU if there is one."""
+    out: Path | None = None
+    """A file that gets the tables too, each as soon as it is measured; what it held before is replaced."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "rounds"):
@@ -121,13 +127,17 @@ class Lidar:
 KEYPOINTS = """Keypoints side by side on photographs of scikit-image that S-TREK was not trained on, and on yours.
 
 Each photograph, its shorter side 480 pixels, is turned by 0, 15, ... 345 degrees, tilted, and lit anew; 1,024
-keypoints, mutual nearest neighbours, points near the photograph's edge left out for every extractor. Then milliseconds
-an image, taking turns. In --data, photographs with cameras (image/, intrinsic/, pose/) give relative poses too. Prints
-tables in Markdown.
+keypoints, mutual nearest neighbours, points near the photograph's edge left out for every extractor; homographies by
+OpenCV's RANSAC (1 px) and MAGSAC++ (1 px). Then milliseconds an image of 640 x 480 pixels, taking turns, and the memory
+that one of 12 megapixels takes. In --data, photographs with cameras (image/, intrinsic/, pose/) give relative poses
+too. Prints tables in Markdown; --out gets them too, every number (CSV) and curves (PNG). Extractors whose weights must
+be downloaded (ALIKED, DISK, SuperPoint, ...) are not among these.
+
+The whole takes half an hour of a core; `--step 45 --versions 2` takes a few minutes.
 
 examples:
-  robovision bench keypoints
-  robovision bench keypoints strek rootsift --data photographs"""
+  robovision bench keypoints --out runs/keypoints
+  robovision bench keypoints strek rootsift --data photographs --step 45 --versions 2"""
 
 
 @dataclass(frozen=True)
@@ -144,6 +154,8 @@ class Keypoints:
     """Tilted, or lit, versions of a photograph."""
     rounds: int = 9
     """How often each extractor takes its turn when it is timed."""
+    out: Path | None = None
+    """A folder for keypoints.md, and for each part its numbers (CSV) and curves (PNG)."""
 
     def __post_init__(self) -> None:
         if self.rounds < 1:
@@ -158,12 +170,17 @@ def _keypoints(options: Keypoints) -> int:
 
     settings = WarpOptions(options.step, options.versions)
     named = keypoints.photographs(options.data)
+    if options.out is not None:
+        make_folder(options.out)
+    done: list[keypoints.Section] = []
     with tqdm(total=keypoints.count(named, settings), desc="versions", unit="image", leave=False) as bar:
-        for text in keypoints.table(options.extractors, named, settings, options.rounds, bar.update):
-            tqdm.write(f"{text}\n")
-    if options.data is not None:
-        for text in keypoints.poses(options.extractors, options.data):
-            print(f"{text}\n")
+        parts = keypoints.sections(options.extractors, named, settings, options.rounds, bar.update)
+        posed = () if options.data is None else keypoints.poses(options.extractors, options.data)
+        for part in itertools.chain(parts, posed):
+            tqdm.write(f"{part.text}\n")
+            done.append(part)
+            if options.out is not None:
+                keypoints.write(options.out, done)
     return 0
 
 
@@ -218,22 +235,7 @@ examples:
 class Control:
     """The options of `robovision bench control`."""
 
-    budget: Scale = "smoke"
-    """smoke, cpu or paper."""
-    tasks: tuple[str, ...] = ()
-    """Which tasks; without any, the budget's."""
-    methods: tuple[str, ...] = ()
-    """frozen, fine-tuned, coin, adapters, cnn, gate-shut; without any, all."""
-    seeds: tuple[int, ...] = ()
-    """Without any, the budget's."""
-    demos: int | None = None
-    """Demonstrations of a task; by default the budget's."""
-    episodes: int | None = None
-    """Episodes of an evaluation; by default the budget's."""
-    encoder: str = "vit-tiny-sim"
-    """The pretrained encoder."""
-    weights: Path | None = None
-    """A file with its weights, in any published format."""
+    choice: Annotated[Choice, tyro.conf.arg(name="")] = Choice()
     out: Path | None = None
     """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
     workers: int = 0
@@ -247,25 +249,6 @@ class Control:
 
     def __post_init__(self) -> None:
         check_workers(self.workers)
-        for name in ("demos", "episodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise UsageError(f"--{name} must be at least 1, got {value}")
-        check_image_size(self.encoder, self.choice.budget.env.size, "the budget's image size")
-
-    @property
-    def choice(self) -> Choice:
-        """The cells that are meant."""
-        return Choice(
-            self.budget,
-            self.tasks,
-            self.methods,
-            self.seeds,
-            self.demos,
-            self.episodes,
-            self.encoder,
-            absolute(self.weights),
-        )
 
 
 def _control(options: Control) -> int:
@@ -273,14 +256,19 @@ def _control(options: Control) -> int:
 
     from robovision.bench import control
 
-    name = f"control-{options.budget}" + ("" if options.demos is None else f"-{options.demos}")
-    out = options.out or Path("runs") / name
-    out.mkdir(parents=True, exist_ok=True)
     choice = options.choice
+    name = f"control-{choice.budget}" + ("" if choice.demos is None else f"-{choice.demos}")
+    out = options.out or Path("runs") / (f"{name}-equal-cost" if choice.equal_cost else name)
+    make_folder(out)
     processes = control.Processes(options.workers, options.threads or int(options.ray is not None))
     if not options.table_only:
         with tqdm(total=len(choice.cells()), desc="cells", unit="cell") as bar:
-            control.run(choice, out.resolve(), processes, options.ray, lambda cell: bar.update())
+
+            def done(cell: Cell) -> None:
+                control.write(choice, out)
+                bar.update()
+
+            control.run(choice, out.resolve(), processes, options.ray, done)
     print(control.write(choice, out))
     return 0
 
@@ -356,17 +344,24 @@ def _envs(options: Envs) -> int:
 
     tasks, light = options.tasks or envs.TASKS, () if options.tasks else envs.LIGHT
     envs.check(tasks)
-    texts: list[str] = []
-    if options.out is not None:
-        make_folder(options.out.parent)
     with tqdm(total=envs.count(tasks, light, options.sizes), desc="measurements", leave=False) as bar:
-        for text in envs.table(tasks, light, options.sizes, options.rounds, lambda done: move(bar, done)):
-            tqdm.write(f"{text}\n")
-            texts.append(f"{text}\n")
-            if options.out is not None:
-                with write_atomically(options.out) as file:
-                    file.write("\n".join(texts).encode())
+        _show(envs.table(tasks, light, options.sizes, options.rounds, lambda done: move(bar, done)), options.out)
     return 0
+
+
+def _show(tables: Iterable[str], out: Path | None) -> None:
+    """Print tables, and write them to a file, each as soon as it is there."""
+    from tqdm import tqdm
+
+    if out is not None:
+        make_folder(out.parent)
+    texts: list[str] = []
+    for text in tables:
+        tqdm.write(f"{text}\n")
+        texts.append(f"{text}\n")
+        if out is not None:
+            with write_atomically(out) as file:
+                file.write("\n".join(texts).encode())
 
 
 def _lidar(options: Lidar) -> int:
@@ -390,8 +385,7 @@ def _encoders(options: Encoders) -> int:
     cases = [encoders.Case(name, options.size, options.batch) for name in options.encoders] or encoders.CASES
     encoders.check(cases)
     with tqdm(total=encoders.count(cases), desc="measurements", leave=False) as bar:
-        for text in encoders.table(cases, options.rounds, options.device, bar.update):
-            tqdm.write(f"{text}\n")
+        _show(encoders.table(cases, options.rounds, options.device, bar.update), options.out)
     return 0
 
 

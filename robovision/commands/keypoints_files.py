@@ -54,6 +54,7 @@ examples:
   robovision keypoints export strek.onnx --num-keypoints 2048"""
 
 DATABASE = ".db"
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ class Match:
             raise UsageError("--focal goes with --model essential: an essential matrix needs the focal length")
         if self.focal is not None and not self.focal > 0:
             raise UsageError(f"--focal must be positive, got {self.focal:g}")
+        if self.out is not None and self.out.suffix.lower() not in PICTURES:
+            raise UsageError(f"--out must end in {', '.join(PICTURES)}, got {self.out}")
 
 
 @dataclass(frozen=True)

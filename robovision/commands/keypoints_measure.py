@@ -23,9 +23,9 @@ protocols:
   rotation       each image turned by 0, 15, ... 345 degrees on a larger canvas, in other light; shorter side 480
                  pixels, 1,024 keypoints; points near the image's edge are left out for every extractor
   hpatches       HPatches as glue-factory does: shorter side 480, 1,024 keypoints; homographies by OpenCV's RANSAC
-                 (0.5 px, 3,000 samples, 0.995)
+                 (0.5 px, 3,000 samples, 0.995), and by its MAGSAC++ (1 px)
   hpatches-full  HPatches as D2-Net does: full size, 2,048 keypoints; homographies by OpenCV's RANSAC (3 px, 10,000
-                 samples, 0.999999)
+                 samples, 0.999999), and by its MAGSAC++ (1 px)
   poses          relative pose of all pairs of photographs image/NAME.jpg with intrinsic/NAME.txt (3 x 3) and
                  pose/NAME.txt (4 x 4, camera to world); essential matrices by OpenCV's RANSAC (1 px, 0.99999)
 
@@ -92,7 +92,7 @@ def _rotation(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
     photographs = (read_grey(source.path) for source in found)
     with _bar(len(found) * settings.count("rotation"), "image") as step:
         scores = selfwarp.measure(extractors, photographs, "rotation", settings, step)
-    curves = report.rotation_curves(scores)
+    curves = report.version_curves(scores)
     if options.out is not None:
         report.rotation_plot(options.out / "rotation.png", curves)
     numbers = {
@@ -119,8 +119,8 @@ def _hpatches(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
             for name, rows in scores.items()
         }
         if any(chosen.values()):
-            texts.append(f"{title}\n\n{report.planar_table(chosen)}")
-            numbers[title] = report.planar_numbers(chosen)
+            texts.append(f"{title}\n\n{report.planar_table(chosen, setting.estimators)}")
+            numbers[title] = report.planar_numbers(chosen, setting.estimators)
     return "\n\n".join(texts), numbers
 
 

@@ -33,7 +33,7 @@ examples:
   robovision train --task metaworld/hammer --seed 1 --out runs/hammer
   robovision train --encoder strek
   robovision train --resume runs/hammer
-  robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder.name clip-vit-b16
+  robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder clip-vit-b16 --optimisation.lr 1e-4
   torchrun --nproc-per-node 4 -m robovision.cli train --out runs/hammer --optimisation.batch 256"""
 
 EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.

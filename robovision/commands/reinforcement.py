@@ -19,7 +19,8 @@ RL = """Train a control policy from pixels by reinforcement learning with Stable
 
 SAC with random shifts (DrQ), TD3 or PPO; their own algorithms, our encoders. The run folder gets checkpoints,
 results.json, curve.csv, curve.png, episodes.csv, evaluation.mp4, TensorBoard's events, and model.zip, which
-plain Stable-Baselines3 loads: SAC.load("RUN/model.zip").
+plain Stable-Baselines3 loads: SAC.load("RUN/model.zip"), with VecNormalize.load("RUN/vecnormalize.pkl", envs) where
+--normalise was given.
 
 examples:
   robovision rl --task dmc/cartpole-swingup --env.frame-skip 8

@@ -14,8 +14,9 @@ from robovision.errors import UsageError
 EXPORT = """Write a trained policy as one file that runs without robovision, after playing with it to see that it does
 the same.
 
-onnx: for onnxruntime and whatever reads ONNX. torch: for torch.export.load, which took TorchScript's place. The file
-computes one step; `robovision.agents.export` says what goes in and comes out.
+onnx: for onnxruntime and whatever reads ONNX. torch: for torch.export.load. torchscript: for torch.jit.load and
+C++. The file computes one step; `robovision.agents.export` says what goes in and comes out. Policies of
+`robovision rl` take their most likely action.
 
 examples:
   robovision export runs/hammer
@@ -37,12 +38,12 @@ class Export:
 
     run: tyro.conf.Positional[Path]
     """The run folder."""
-    form: Literal["onnx", "torch"] = "onnx"
-    """onnx or torch."""
+    form: Literal["onnx", "torch", "torchscript"] = "onnx"
+    """onnx, torch or torchscript."""
     checkpoint: str = "final"
     """final, best (of the evaluated ones), or the number of a step."""
     out: Path | None = None
-    """The file; by default policy.onnx or policy.pt2 in the run folder."""
+    """The file; by default policy.onnx, policy.pt2 or policy.ts in the run folder."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,9 @@ class Push:
 
 def _export(options: Export) -> int:
     from robovision.agents import load
-    from robovision.agents.cloned import ClonedAgent
     from robovision.agents.export import SUFFIXES, export
 
     agent = load(options.run, options.checkpoint)
-    if not isinstance(agent, ClonedAgent):
-        raise UsageError(f"{options.run} was not trained by `robovision train`: only such policies can be exported")
     out = options.out or options.run / f"policy{SUFFIXES[options.form]}"
     difference = export(agent, out, options.form)
     print(f"{out}: {out.stat().st_size / 1e6:.1f} MB, actions differ from the policy's by at most {difference:.1e}")

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from robovision import weights
+from robovision import hub, weights
 from robovision.encoders.names import find_spec
-from robovision.errors import UsageError, first_line
+from robovision.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,18 +92,25 @@ def fetch(name: str) -> Path:
     if not spec.hub:
         raise UsageError(f"{name} is not on the Hugging Face Hub. {_by_hand(name)}")
     try:
-        import huggingface_hub
-        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-    except ImportError:
-        raise UsageError(f"fetching needs: pip install huggingface_hub\n{_by_hand(name)}") from None
+        huggingface_hub = hub.client()
+    except UsageError as error:
+        raise UsageError(f"{error}\n{_by_hand(name)}") from None
     for file in HUB_FILES:
         try:
-            return Path(huggingface_hub.hf_hub_download(spec.hub, file, local_dir=weights_folder(name)))
+            with hub.quiet():
+                return Path(huggingface_hub.hf_hub_download(spec.hub, file, local_dir=weights_folder(name)))
         except Exception as error:
-            if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            if _has_no_such_file(error):
                 continue
-            raise UsageError(f"{spec.hub} can't be fetched: {first_line(error)}\n{_by_hand(name)}") from error
+            raise UsageError(f"{spec.hub} can't be fetched: {hub.reason(error)}\n{_by_hand(name)}") from error
     raise UsageError(f"https://huggingface.co/{spec.hub} holds none of {', '.join(HUB_FILES)}\n{_by_hand(name)}")
+
+
+def _has_no_such_file(error: Exception) -> bool:
+    """Whether the Hub was reached and its repository lacks the file."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
 
 
 def load_pretrained(encoder: Encoder, path: Path) -> str:

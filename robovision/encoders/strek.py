@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from robovision.encoders.base import Encoder, Features, Normalisation
+from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.pixels import LUMA
@@ -59,6 +60,8 @@ class StrekEncoder(Encoder):
         )
 
     def encode(self, images: Tensor) -> Features:
+        if images.dtype not in (torch.float32, torch.float64):
+            raise UsageError(f"strek sees in float32, not in {images.dtype}: half precision has too many equal maxima")
         with torch.autocast(images.device.type, enabled=False):  # half precision has too many equal maxima
             grey = torch.einsum("bchw,c->bhw", images, torch.from_numpy(LUMA).to(images))[:, None]
             detection = self._detect(grey)

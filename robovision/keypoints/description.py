@@ -68,7 +68,11 @@ class Descriptor(nn.Module):
         super().__init__()
         parts: list[nn.Module] = []
         for inputs, outputs, stride in ((1, 16, 1), (16, 16, 2), (16, 32, 1), (32, 32, 2), (32, 64, 1), (64, 64, 1)):
-            parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()]
+            parts += [
+                nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+            ]
         self.layers = nn.Sequential(*parts, nn.Conv2d(64, WIDTH, SIDE // 4, bias=False), nn.BatchNorm2d(WIDTH))
 
     def symmetries(self) -> tuple[Symmetry, ...]:

@@ -51,9 +51,13 @@ class Detector(nn.Module):
         super().__init__()
         group = PlaneGroup.parse(options.group)
         fields, kernel = options.fields, options.kernel
-        parts: list[nn.Module] = [LiftingConv(group, 1, fields, kernel), FieldNorm(group, fields), nn.ReLU()]
+        parts: list[nn.Module] = [
+            LiftingConv(group, 1, fields, kernel),
+            FieldNorm(group, fields),
+            nn.ReLU(inplace=True),
+        ]
         for _ in range(options.layers - 2):
-            parts += [RegularConv(group, fields, fields, kernel), FieldNorm(group, fields), nn.ReLU()]
+            parts += [RegularConv(group, fields, fields, kernel), FieldNorm(group, fields), nn.ReLU(inplace=True)]
         self.options = options
         self.group = group
         self.layers = nn.Sequential(*parts, RegularConv(group, fields, 2, kernel))

@@ -107,7 +107,7 @@ def select(keypoints: Keypoints, chosen: Array) -> Keypoints:
     return dataclasses.replace(keypoints, **arrays)
 
 
-def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 0.9, chunk: int = 1024) -> Array:
+def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 1.0, chunk: int = 1024) -> Array:
     """Indices of at most `count` points that cover the image evenly, strongest first.
 
     Adaptive non-maximal suppression (Brown, Szeliski and Winder, CVPR 2005, section 3): those that are farthest
@@ -117,7 +117,7 @@ def uniform_coverage(xy: Array, scores: Array, count: int, robustness: float = 0
         xy: [N, 2], pixels.
         scores: [N]; of one that is not positive every stronger one counts.
         count: how many.
-        robustness: 0..1; 1 counts every stronger point.
+        robustness: 0..1; 1 counts every stronger point, which suits S-TREK, whose strongest scores are nearly 1 all.
         chunk: points whose distances are in memory at once.
     """
     if len(xy) <= count:

@@ -12,7 +12,7 @@ import numpy as np
 from robovision.errors import UsageError, first_line
 from robovision.keypoints.extractors import Extractor
 from robovision.keypoints.pixels import read_grey
-from robovision.keypoints.planar import FULL_SIZE, GLUE_FACTORY, Estimator, Score, resize, score
+from robovision.keypoints.planar import FULL_SIZE, GLUE_FACTORY, MAGSAC, Estimator, Score, resize, score
 from robovision.types import Array
 
 LEFT_OUT = frozenset(
@@ -35,12 +35,13 @@ class Setting:
     keypoints: int
     shorter: int | None
     """Pixels of the images' shorter side, or None for images as they are."""
-    estimator: Estimator
+    estimators: tuple[Estimator, ...]
+    """The one that is published, and MAGSAC++."""
 
 
 SETTINGS: dict[Protocol, Setting] = {
-    "hpatches": Setting(1024, 480, GLUE_FACTORY),
-    "hpatches-full": Setting(2048, None, FULL_SIZE),
+    "hpatches": Setting(1024, 480, (GLUE_FACTORY, MAGSAC)),
+    "hpatches-full": Setting(2048, None, (FULL_SIZE, MAGSAC)),
 }
 """hpatches: glue-factory's (Pautrat, Lindenberger et al.); hpatches-full: D2-Net's."""
 
@@ -111,7 +112,7 @@ def measure(
             truth = other @ sequence.homography(number) @ np.linalg.inv(scale)
             for name, extractor in extractors.items():
                 scores[name][sequence.name].append(
-                    score(known[name], extractor.extract(second), truth, setting.estimator)
+                    score(known[name], extractor.extract(second), truth, setting.estimators)
                 )
         progress()
     return scores

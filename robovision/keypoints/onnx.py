@@ -15,7 +15,7 @@ from robovision.files import write_atomically
 from robovision.keypoints.description import Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.sampling import local_maxima
-from robovision.keypoints.strek import ExtractorOptions, Strek, refine
+from robovision.keypoints.strek import REACH, ExtractorOptions, Strek, refine
 
 OPSET = 20
 INPUT = "image"
@@ -52,19 +52,20 @@ class Graph(nn.Module):
     def _strongest(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rows and columns of `most` pixels, and which of these are local maxima; they come first, strongest first.
 
-        The map's outermost pixels are left out. How many there are is known only at the end, as ONNX likes it.
+        The map's edge, REACH pixels, is left out. How many there are is known only at the end, as ONNX likes it.
         """
-        peaks = local_maxima(logits, self.radius)[:, 1:-1, 1:-1]
-        scores = logits[:, 1:-1, 1:-1].masked_fill(~peaks, -torch.inf)
+        inner = slice(REACH, -REACH)
+        peaks = local_maxima(logits, self.radius)[:, inner, inner]
+        scores = logits[:, inner, inner].masked_fill(~peaks, -torch.inf)
         width = scores.shape[2]
         found, cells = scores.flatten().topk(self.most)
         rows = cells // width
-        return rows + 1, cells - rows * width + 1, found.isfinite()
+        return rows + REACH, cells - rows * width + REACH, found.isfinite()
 
 
 def smallest_side(most: int, margin: int) -> int:
     """The shorter side in pixels that an image must have: there must be `most` pixels to choose from."""
-    return int((most - 1) ** 0.5) + 1 + 2 * margin + 2
+    return int((most - 1) ** 0.5) + 1 + 2 * (margin + REACH)
 
 
 def export(path: Path, most: int) -> int:

@@ -82,6 +82,8 @@ def _unit_range(array: Array) -> Array:
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"an image must be uint8, uint16, bool or floating point, got {array.dtype}")
     low, high = float(array.min()), float(array.max())
+    if np.isnan(low):
+        raise ValueError("the image holds NaN; floating point images hold numbers in 0..1")
     if not (low >= 0 and high <= 1):
         raise ValueError(
             f"floating point images hold numbers in 0..1, got {low:g}..{high:g}; divide by the range, or pass uint8"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
 from robovision.keypoints.extractors import select
+from robovision.keypoints.geometry import VerifyOptions, verify
 from robovision.keypoints.matching import match
 from robovision.keypoints.opencv import import_cv2
 from robovision.keypoints.scores import corner_error, inside, repeatability, transfer_errors, warp
@@ -17,14 +19,32 @@ THRESHOLDS = (1.0, 3.0, 5.0)
 """Pixels."""
 
 
+class Estimator(Protocol):
+    """Tells the homography from matches."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        ...
+
+    def __call__(self, first: Array, second: Array) -> Array | None:
+        """The homography [3, 3] from matches [M, 2], or None."""
+        ...
+
+
 @dataclass(frozen=True)
-class Estimator:
+class Ransac:
     """OpenCV's RANSAC for a homography."""
 
     threshold: float
     """Pixels."""
     iterations: int
     confidence: float
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"RANSAC {self.threshold:g} px"
 
     def __call__(self, first: Array, second: Array) -> Array | None:
         """The homography [3, 3] from matches [M, 2], or None."""
@@ -37,8 +57,26 @@ class Estimator:
         return None if matrix is None else np.asarray(matrix)
 
 
-GLUE_FACTORY = Estimator(0.5, 3000, 0.995)
-FULL_SIZE = Estimator(3.0, 10_000, 0.999999)
+@dataclass(frozen=True)
+class Magsac:
+    """OpenCV's USAC with MAGSAC++ scores, as `robovision.keypoints.geometry.verify` has it."""
+
+    threshold: float
+    """Pixels."""
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return f"MAGSAC++ {self.threshold:g} px"
+
+    def __call__(self, first: Array, second: Array) -> Array | None:
+        """The homography [3, 3] from matches [M, 2], or None."""
+        return verify(first, second, VerifyOptions("homography", self.threshold)).matrix
+
+
+GLUE_FACTORY = Ransac(0.5, 3000, 0.995)
+FULL_SIZE = Ransac(3.0, 10_000, 0.999999)
+MAGSAC = Magsac(1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +88,7 @@ class Score:
         repeated: [3], repeatability at THRESHOLDS.
         accurate: [3], the share of matches that are no farther apart than THRESHOLDS in either image (MMA).
         precise: [3], the share whose mean distance in both images is below THRESHOLDS. Both 0 without matches.
-        corners: mean error in pixels of the first image's corners under the estimated homography.
+        corners: [E], mean error in pixels of the first image's corners under the homography of each estimator.
     """
 
     keypoints: float
@@ -58,10 +96,10 @@ class Score:
     repeated: Array
     accurate: Array
     precise: Array
-    corners: float
+    corners: Array
 
 
-def score(first: Keypoints, second: Keypoints, homography: Array, estimator: Estimator) -> Score:
+def score(first: Keypoints, second: Keypoints, homography: Array, estimators: Sequence[Estimator]) -> Score:
     """What the keypoints of two images give, if the homography [3, 3] takes the first one's pixels to the second's."""
     pairs = match(first, second).indices
     points = first.xy[pairs[:, 0]].astype(np.float64), second.xy[pairs[:, 1]].astype(np.float64)
@@ -73,7 +111,7 @@ def score(first: Keypoints, second: Keypoints, homography: Array, estimator: Est
         np.array([repeatability(places, sizes, homography, reach) for reach in THRESHOLDS]),
         np.array([_share(np.maximum(forward, backward) <= reach) for reach in THRESHOLDS]),
         np.array([_share((forward + backward) / 2 < reach) for reach in THRESHOLDS]),
-        corner_error(estimator(*points), homography, first.image_size),
+        np.array([corner_error(estimate(*points), homography, first.image_size) for estimate in estimators]),
     )
 
 
@@ -117,7 +155,7 @@ class Summary:
     accurate: Array
     precise: Array
     corner_errors: Array
-    """[P], pixels."""
+    """[P, E], pixels."""
 
     @classmethod
     def of(cls, scores: Sequence[Score]) -> Summary:
@@ -133,5 +171,5 @@ class Summary:
             mean(lambda s: s.repeated),
             mean(lambda s: s.accurate),
             mean(lambda s: s.precise),
-            np.array([s.corners for s in scores]),
+            np.stack([s.corners for s in scores]),
         )

@@ -16,6 +16,8 @@ from robovision.keypoints.strek_config import SamplingOptions
 
 MOST_EQUAL = 3
 """Equal maxima that may lie side by side, the pixel itself included."""
+LEVEL = 1e-5
+"""Logits that differ by no more are equal but for rounding: that is no maximum."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +125,13 @@ def local_maxima(logits: Tensor, radius: int) -> Tensor:
     """Where maps [B, H, W] are largest within a square of this radius, but neither level nor the rim of a level area.
 
     Two or three equal maxima side by side are all taken, so that the answer turns with the map; pixels with more of
-    them around are a level area, where there is nothing to see.
+    them around are a level area, where there is nothing to see. So are those that are above their neighbours by
+    rounding alone.
     """
     highest = logits == functional.max_pool2d(logits[:, None], 2 * radius + 1, 1, radius)[:, 0]
     equal = functional.avg_pool2d(highest.float()[:, None], 3, 1, 1)[:, 0] * 9
-    return highest & (equal < MOST_EQUAL + 0.5)
+    lowest = -functional.max_pool2d(-logits[:, None], 3, 1, 1)[:, 0]
+    return highest & (equal < MOST_EQUAL + 0.5) & (logits - lowest > LEVEL)
 
 
 @dataclass(frozen=True)

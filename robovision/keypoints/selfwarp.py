@@ -11,13 +11,15 @@ import numpy as np
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import Extractor, load
 from robovision.keypoints.opencv import import_cv2
-from robovision.keypoints.planar import GLUE_FACTORY, Score, away_from_edges, resize, score
+from robovision.keypoints.planar import MAGSAC, Estimator, Ransac, Score, away_from_edges, resize, score
 from robovision.seeding import derive
 from robovision.types import Array, Keypoints
 
 Change = Literal["rotation", "perspective", "light"]
-SPARE = 3
+SPARE = 2
 """So many times the keypoints are extracted that are kept: those near synthetic edges are left out."""
+ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), MAGSAC)
+"""Of homographies, the same for every extractor."""
 NOISE = 0.015
 """Deviation of the noise that the second image gets."""
 
@@ -74,20 +76,28 @@ def measure(
     for number, photograph in enumerate(photographs):
         first, _ = resize(photograph, options.side)
         size = first.shape[1], first.shape[0]
-        kept = {name: _kept(e, first, np.eye(3), size, options) for name, e in extractors.items()}
+        kept = {name: keep(e.extract(first), np.eye(3), size, options) for name, e in extractors.items()}
         for name in extractors:
             scores[name].append([])
         for second, homography in _versions(first, change, number, options):
             back = np.linalg.inv(homography)
             for name, extractor in extractors.items():
-                found = _kept(extractor, second, back, size, options)
-                scores[name][-1].append(score(kept[name], found, homography, GLUE_FACTORY))
+                found = keep(extractor.extract(second), back, size, options)
+                scores[name][-1].append(score(kept[name], found, homography, ESTIMATORS))
             progress()
     return scores
 
 
-def _kept(extractor: Extractor, image: Array, back: Array, size: tuple[int, int], options: WarpOptions) -> Keypoints:
-    return away_from_edges(extractor.extract(image), back, size, options.border, options.keypoints)
+def keep(found: Keypoints, back: Array, size: tuple[int, int], options: WarpOptions) -> Keypoints:
+    """The strongest keypoints that are counted, away from the edges of the photograph.
+
+    Args:
+        found: of a version of the photograph, strongest first.
+        back: [3, 3], from the version's pixels to the photograph's.
+        size: width and height of the photograph.
+        options: how many, and how far from the edge.
+    """
+    return away_from_edges(found, back, size, options.border, options.keypoints)
 
 
 def _versions(first: Array, change: Change, number: int, options: WarpOptions) -> Iterator[tuple[Array, Array]]:

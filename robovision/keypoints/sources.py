@@ -76,7 +76,9 @@ def _files(argument: str) -> tuple[Path, set[Path]]:
 
 
 def _is_known(file: Path) -> bool:
-    return file.suffix.lower() in IMAGES | VIDEOS and not file.name.startswith(".") and file.is_file()
+    """Whether it looks like an image or a video; a link to nothing does, too, so that it is missed."""
+    known = file.suffix.lower() in IMAGES | VIDEOS and not file.name.startswith(".")
+    return known and (file.is_file() or (file.is_symlink() and not file.exists()))
 
 
 def read(source: Source, every: int, wanted: Callable[[str], bool]) -> Iterator[tuple[str, Array | None]]:

@@ -14,12 +14,14 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
-from robovision.keypoints.sampling import local_maxima
+from robovision.keypoints.sampling import disc, local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.types import Array, Keypoints
 
 TEMPERATURE = 0.05
-"""Of the policy, as trained: it turns the sharpness of a maximum into pixels of uncertainty."""
+"""Of the policy, as trained."""
+REACH = 3
+"""Pixels around a maximum whose mean, under the policy, is the keypoint's place."""
 SCALES = 1.0, 0.707, 0.5
 """Of the image in the multi-scale mode."""
 SMALLEST = 128
@@ -125,14 +127,14 @@ class Strek:
 
     def _detect(self, image: Tensor) -> _Found:
         margin = self._detector.options.margin
-        if min(image.shape[2:]) < 2 * margin + 3:
+        if min(image.shape[2:]) <= 2 * (margin + REACH):
             nothing = torch.zeros(0)
             return _Found(torch.zeros(0, 2), nothing, torch.zeros(0, 2), nothing)
         detection = self._strips(image)
         logits = detection.logits
         peaks = local_maxima(logits, self.options.radius)[0]
         inner = torch.zeros_like(peaks)
-        inner[1:-1, 1:-1] = peaks[1:-1, 1:-1]
+        inner[REACH:-REACH, REACH:-REACH] = peaks[REACH:-REACH, REACH:-REACH]
         rows, columns = inner.nonzero(as_tuple=True)
         scores = logits[0, rows, columns]
         order = scores.sort(descending=True, stable=True).indices[: self.options.most]
@@ -166,27 +168,16 @@ class Strek:
 def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """Sub-pixel offsets (x, y) [N, 2] of maxima of a map [H, W], and their uncertainty [N] in pixels.
 
-    A paraboloid through the 3 x 3 pixels has its maximum there. Its curvature makes the policy a Gaussian, of
-    covariance TEMPERATURE times the inverse of the negative Hessian: the uncertainty is the root of its mean
-    eigenvalue. Offsets are at most half a pixel in each direction.
+    The policy, a softmax at TEMPERATURE, has its mean there within REACH of the maximum; the uncertainty is the
+    standard deviation about it, the root of the covariance's mean eigenvalue. A disc of pixels turns with the map, so
+    the offsets do. Maxima must be REACH away from the map's edge.
     """
-
-    def at(down: int, right: int) -> Tensor:
-        return logits[rows + down, columns + right]
-
-    middle = 2 * at(0, 0)
-    dx, dy = (at(0, 1) - at(0, -1)) / 2, (at(1, 0) - at(-1, 0)) / 2
-    xx, yy = at(0, 1) + at(0, -1) - middle, at(1, 0) + at(-1, 0) - middle
-    xy = (at(1, 1) + at(-1, -1) - at(1, -1) - at(-1, 1)) / 4
-    determinant = xx * yy - xy**2
-    round_top = (determinant > 1e-9) & (xx + yy < 0)
-    safe = torch.where(round_top, determinant, 1.0)
-    offset = torch.stack([xy * dy - yy * dx, xy * dx - xx * dy], 1) / safe[:, None]
-    offset = torch.where(round_top[:, None], offset, 0.0).clamp(-0.5, 0.5)
-    variance = TEMPERATURE * -(xx + yy) / (2 * safe)
-    side = torch.sym_max(*logits.shape)  # type: ignore[no-untyped-call]
-    flat = torch.ones_like(variance) * side
-    return offset, torch.where(round_top, variance.clamp(min=1e-8).sqrt().minimum(flat), flat)
+    down, right = disc(REACH)
+    policy = torch.softmax(logits[rows[:, None] + down, columns[:, None] + right] / TEMPERATURE, dim=1)
+    places = torch.stack([right, down], 1).to(logits)
+    offset = policy @ places
+    variance = (policy @ places.square() - offset.square()).mean(1)
+    return offset, variance.clamp(min=1e-8).sqrt()
 
 
 def _resize(pixels: Tensor, scale: float) -> Tensor:

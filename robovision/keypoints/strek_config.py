@@ -88,7 +88,9 @@ class StrekConfig:
     batch: int = 4
     """Pairs of pictures in one step."""
     steps: int = 600
-    """Steps of the optimiser."""
+    """Steps of the optimiser, over which the learning rate rises and falls."""
+    stop: int | None = None
+    """End after so many of these steps."""
     lr: float = 5e-4
     """Peak learning rate of AdamW."""
     seed: int = 0
@@ -104,6 +106,8 @@ class StrekConfig:
         for name in ("batch", "steps", "lr", "checkpoint_every", "threads"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.stop is not None and not 0 < self.stop <= self.steps:
+            raise UsageError(f"stop must be 1 to steps, {self.steps}, got {self.stop}")
         if self.leaves < 0 or (self.leaves == 0 and self.images is None):
             raise UsageError("nothing to learn from: give --leaves above 0, or a folder with --images")
         smallest = 2 * self.detector.margin + 32

@@ -67,7 +67,7 @@ class Training:
             self.run,
             self.module,
             self.optimizer,
-            total=self.config.steps,
+            total=self.config.steps if self.config.stop is None else self.config.stop,
             checkpoint_every=self.config.checkpoint_every,
         )
         photographs = self._photographs()
