@@ -44,7 +44,7 @@ def test_nobody_meets_anybody_in_a_street() -> None:
             boxes = to_tensor(street.boxes(float(time)))
             car = torch.tensor([[0, 0, 0, 4, 1.8, 1.5, 0]], dtype=torch.float64)
             overlap = bev_iou(torch.cat([car, boxes]), torch.cat([car, boxes]))
-            assert overlap.fill_diagonal_(0).max() == 0
+            assert overlap.fill_diagonal_(0).max() < 1e-9
         assert {actor.name for actor in street.actors} >= {"", "Car", "Pedestrian", "Cyclist"}
         # The sensor's car stays in its street.
         assert len(street.actors) > 90
