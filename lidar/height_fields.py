@@ -127,7 +127,8 @@ class HeightField:
 
     def _above(self, start: Tensor, step: Tensor, time: Tensor) -> Tensor:
         x, y, z = start + time * step
-        return z - self.at(x, y)
+        room: Tensor = z - self.at(x, y)
+        return room
 
     @cached_property
     def _slopes(self) -> Tensor:

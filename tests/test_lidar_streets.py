@@ -47,10 +47,10 @@ def in_world(street: Street, xyz: np.ndarray, time: float) -> np.ndarray:
 @pytest.mark.parametrize("bend", [0.0, 0.012, -0.012])
 def test_what_is_placed_on_a_road_is_found_there(bend: float) -> None:
     road = Road((3.0, -2.0), 0.7, bend, (-70, 70))
-    for along, aside in ((0, 0), (60, 4), (-50, -8), (-70, 1.75)):
-        x, y, heading = road.at(along, aside)
-        np.testing.assert_allclose(np.array(road.find(np.array([x, y]))), [along, aside], atol=1e-9)
-        assert heading == pytest.approx(0.7 + bend * along)
+    for far, left in ((0, 0), (60, 4), (-50, -8), (-70, 1.75)):
+        x, y, heading = road.at(far, left)
+        np.testing.assert_allclose(np.array(road.find(np.array([x, y]))), [far, left], atol=1e-9)
+        assert heading == pytest.approx(0.7 + bend * far)
     # Whoever drives in a lane stays in it.
     for speed, aside in ((12.0, -1.75), (-9.0, 1.75)):
         x, y, heading = road.at(5, aside)
@@ -147,7 +147,8 @@ def test_flow_carries_points_onto_the_next_sweep(street: Street, sweeps: tuple[S
     ground = (actor == 0) & (now.ideal < 40)
     assert np.abs(world[ground, 2] - street.heights(world[ground, :2])).max() < 0.03
     moving = [k for k in np.unique(actor) if street.moving[k] and street.actors[k].speed > 2]
-    errors, without = [], []
+    errors: list[float] = []
+    without: list[float] = []
     for k in moving:
         target = torch.from_numpy(later.cloud.xyz[other == k].copy())
         if (actor == k).sum() < 20 or len(target) < 20:
