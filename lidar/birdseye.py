@@ -144,6 +144,8 @@ def ground_height(cloud: PointCloud) -> float:
         return 0.0
     middle = np.median(z)
     low = z[(z <= middle) & (z >= middle - DEEP)]
+    if not len(low):  # of heights so large that single metres are lost
+        return float(middle)
     counts, edges = np.histogram(low, np.arange(low.min(), low.max() + 0.2, 0.1))
     return float(edges[counts.argmax()] + 0.05)
 

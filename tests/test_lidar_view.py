@@ -143,6 +143,7 @@ def test_points_land_in_their_pixels() -> None:
     xyz = np.zeros((200, 3), np.float32)
     xyz[0], xyz[1] = 1e30, -1e30
     assert abs(ground_height(PointCloud(xyz))) < 0.2
+    assert np.isfinite(ground_height(PointCloud(np.linspace(-1e30, 1e30, 300, dtype=np.float32).reshape(100, 3))))
     assert np.isfinite(rasterise(PointCloud(xyz), np.ones(200, np.float32), window, (4, 6))).any()
 
 
