@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robovision.envs.demos import Demonstrations
+from robovision.envs.demo_arrays import Demonstrations
 from robovision.errors import UsageError
 from robovision.seeding import derive
 

@@ -182,4 +182,4 @@ class TrainConfig:
             raise UsageError(f"history must be at least 1 image, got {self.history}")
         if self.chunk < 1:
             raise UsageError(f"chunk must be at least 1 action, got {self.chunk}")
-        check_image_size(self.encoder.name, self.env.size, "env.size")
+        check_image_size(self.encoder.name, self.env.size, "env.size", self.encoder.adapter)

@@ -9,16 +9,9 @@ from tqdm import tqdm
 
 from robovision.agents import distributed
 from robovision.agents.config import TrainConfig
-from robovision.envs.demos import (
-    RECORD,
-    Demonstrations,
-    DemoOptions,
-    collect,
-    differences,
-    identity,
-    load,
-    require_episodes,
-)
+from robovision.envs.demo_arrays import Demonstrations, load, require_episodes
+from robovision.envs.demo_options import RECORD, DemoOptions, differences, identity
+from robovision.envs.demos import collect
 from robovision.envs.env import PixelEnv
 from robovision.envs.minari_dataset import read_metadata
 from robovision.envs.registry import make_simulation, resolve

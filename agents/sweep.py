@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from robovision.agents.config import TrainConfig
@@ -46,8 +46,8 @@ def sweep(
     Args:
         jobs: config by folder; with Ray, the folders are on a file system that all its machines see.
         ray: None: here, one after another; `local`: on a Ray cluster of this machine's cores; otherwise the address of
-            one, such as `auto`. Each training takes `config.threads` of its processors and is taken up again, from its
-            last checkpoint, when its worker is killed.
+            one, such as `auto`. Each training takes what `share` says and is taken up again, from its last checkpoint,
+            when its worker is killed.
         done: called with the folder of each run that is finished.
 
     Raises:
@@ -61,15 +61,27 @@ def sweep(
         done(path)
 
 
+def share(config: TrainConfig, machines: Sequence[Mapping[str, float]]) -> tuple[int, int]:
+    """How many processors and GPUs a training takes of a cluster whose machines have these resources, by Ray's names.
+
+    A GPU if it asks for one, or takes what there is and there is one; with it the processors that come to each GPU.
+    """
+    with_gpu = [machine for machine in machines if machine.get("GPU", 0) >= 1]
+    if config.device != "cuda" and not (config.device == "auto" and with_gpu):
+        return max(1, config.threads), 0
+    beside = min((int(machine.get("CPU", 1) // machine["GPU"]) for machine in with_gpu), default=1)
+    return max(1, config.threads, beside), 1
+
+
 def _on_ray(jobs: Mapping[Path, TrainConfig], address: str, done: Callable[[Path], object]) -> None:
     with cluster(address) as ray:
         task = ray.remote(max_retries=RESTARTS)(finish)
-        running = {
-            task.options(num_cpus=max(1, config.threads), num_gpus=int(config.device == "cuda")).remote(
-                path.resolve(), config
-            ): path
-            for path, config in jobs.items()
-        }
+        machines = [machine["Resources"] for machine in ray.nodes() if machine["Alive"]]
+        running = {}
+        for path, config in jobs.items():
+            cores, gpus = share(config, machines)
+            mine = dataclasses.replace(config, threads=config.threads or cores, workers=config.workers or cores)
+            running[task.options(num_cpus=cores, num_gpus=gpus).remote(path.resolve(), mine)] = path
         while running:
             ready, _ = ray.wait(list(running))
             for reference in ready:

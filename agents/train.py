@@ -29,9 +29,9 @@ from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.features import Recipe, digest, keep
 from robovision.encoders.names import find_spec
-from robovision.envs.demos import require_expert
 from robovision.envs.registry import resolve as resolve_env
 from robovision.envs.registry import try_out
+from robovision.envs.task_table import require_expert
 from robovision.errors import UsageError
 from robovision.files import write_csv
 from robovision.progress import move

@@ -28,7 +28,7 @@ from robovision.bench.timing import compare, markdown
 from robovision.devices import resolve_precision
 from robovision.encoders.features import BATCH
 from robovision.envs import EnvOptions
-from robovision.envs.demos import Demonstrations
+from robovision.envs.demo_arrays import Demonstrations
 from robovision.optimisers import adamw, descend
 
 FRAMES, LENGTH = 512, 128

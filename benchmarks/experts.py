@@ -14,7 +14,9 @@ import torch
 from tqdm import tqdm
 
 from robovision.envs import experts
-from robovision.envs.expert_training import RECIPES, build, play, report_seeds
+from robovision.envs.expert_envs import play, report_seeds
+from robovision.envs.expert_models import build
+from robovision.envs.expert_recipes import RECIPES
 
 SEED = 2026
 EPISODES = 20

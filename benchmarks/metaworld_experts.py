@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from robovision.devices import cpu_count
-from robovision.envs.demos import hold_steps
+from robovision.envs.demo_recording import hold_steps
 from robovision.envs.gl import choose_backend
 from robovision.envs.registry import list_tasks
 from robovision.envs.workers import WorkerPool

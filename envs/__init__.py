@@ -20,7 +20,7 @@ with contextlib.suppress(ModuleNotFoundError):  # without the extra `sim` there 
 
 def list() -> None:  # noqa: A001  reads as robovision.envs.list()
     """Print every task as a table: its steps, observation, camera, what judges it, whether it has an expert."""
-    from robovision.envs.demos import table
+    from robovision.envs.task_table import table
 
     print(table())
 

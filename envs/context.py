@@ -113,11 +113,15 @@ def _restorer() -> Callable[[], object]:
     api = egl.EGL
     context, display = api.eglGetCurrentContext(), api.eglGetCurrentDisplay()
     draw, read = api.eglGetCurrentSurface(api.EGL_DRAW), api.eglGetCurrentSurface(api.EGL_READ)
-    if context:
-        return lambda: api.eglMakeCurrent(display, draw, read, context)
 
     def release() -> None:
         if egl.EGL_DISPLAY is not None:
             api.eglMakeCurrent(egl.EGL_DISPLAY, api.EGL_NO_SURFACE, api.EGL_NO_SURFACE, api.EGL_NO_CONTEXT)
 
-    return release
+    def restore() -> None:
+        try:
+            api.eglMakeCurrent(display, draw, read, context)
+        except api.EGLError:  # its owner has freed it meanwhile, as the garbage collector may at any time
+            release()
+
+    return restore if context else release

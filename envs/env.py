@@ -18,6 +18,7 @@ from robovision.envs.registry import EnvOptions, check_seed
 from robovision.envs.rendering import SHOWN, Camera, Renderer, View, farthest, find_camera
 from robovision.envs.simulation import Simulation
 from robovision.envs.stability import Stability
+from robovision.envs.tasks import DRAWN
 from robovision.errors import UsageError, unknown
 
 Observation = dict[str, NDArray[Any]]
@@ -60,6 +61,8 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         self._judged: dict[str, Any] = {}
         self._spectator: Renderer | None = None
         self._cameras = {self._suffix(k, name): self._find(name) for k, name in enumerate(options.cameras)}
+        if len(self._cameras) < len(options.cameras):
+            raise UsageError(f"two of the cameras would have the same name: {'; '.join(options.cameras)}")
         if not options.show_goal:
             simulation.hide_goal()
         draws = render and any(self._is_drawn(item) for item in options.observe)
@@ -137,7 +140,10 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
         self._simulation.close()
 
     def _observe(self) -> Observation:
-        return {name: read() for name, read in self._readers.items()}
+        observation = {}
+        for name, read in self._readers.items():  # quicker than a comprehension, which is a call of its own
+            observation[name] = read()
+        return observation
 
     def _find(self, name: str, crop: float | None = None) -> Camera:
         simulation, model = self._simulation, self._simulation.model
@@ -167,7 +173,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
 
     @staticmethod
     def _is_drawn(item: str) -> bool:
-        return item in ("pixels", "depth", "segmentation")
+        return item in DRAWN
 
     def _read(self, item: str, suffix: str) -> tuple[str, Callable[[], NDArray[Any]]]:
         """The name of an entry of the observation, and what reads it."""
@@ -234,12 +240,18 @@ def check_action(action: Action, size: int) -> Action:
         raise UsageError(f"an action must be {size} numbers, got {action!r}") from error
     if action.shape != (size,):
         raise UsageError(f"an action must have shape ({size},), got {action.shape}")
-    numbers = action.tolist()  # for so few Python is quicker than NumPy
-    if not math.isfinite(sum(numbers)):
-        bad = next(k for k, number in enumerate(numbers) if not math.isfinite(number))
-        raise UsageError(f"action[{bad}] is {numbers[bad]}: actions must be finite")
-    numbers.sort()
-    return action.copy() if not numbers or (numbers[0] >= -1 and numbers[-1] <= 1) else action.clip(-1, 1)
+    for number in action.tolist():  # for so few Python is quicker than NumPy
+        if not -1.0 <= number <= 1.0:
+            return _clipped(action)
+    return action
+
+
+def _clipped(action: Action) -> Action:
+    """The action within -1..1, or UsageError if it is not finite."""
+    bad = np.flatnonzero(~np.isfinite(action))
+    if len(bad):
+        raise UsageError(f"action[{bad[0]}] is {action[bad[0]]}: actions must be finite")
+    return action.clip(-1, 1)
 
 
 def _not_drawn(data: object, camera: Camera) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from robovision.envs.demos import differences
+from robovision.envs.demo_options import differences
 from robovision.envs.registry import EnvOptions, Preset, find_task
 from robovision.envs.tasks import TASKS
 from robovision.envs.workers import WorkerPool

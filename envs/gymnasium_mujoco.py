@@ -64,7 +64,7 @@ class GymnasiumMujoco(Simulation):
     def _simulate(self, control: NDArray[np.float64], frames: int) -> None:
         """Gymnasium's `do_simulation`; the forces of contacts, which move nothing, are worked out only where felt."""
         self._control[:] = control
-        mujoco.mj_step(self.model, self.data, nstep=frames)
+        mujoco.mj_step(self.model, self.data, frames)
         if self._felt:
             mujoco.mj_rnePostConstraint(self.model, self.data)
 

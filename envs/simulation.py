@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 from robovision.envs.lidar import Mount
@@ -68,6 +69,7 @@ class Simulation(ABC):
     def step(self, action: Vector) -> tuple[float, bool]:
         """One control step with an action in -1..1: its reward, and whether the episode has ended by itself.
 
+        The action may be the caller's own array: it is neither changed nor kept.
         If the physics blows up meanwhile, what is returned doesn't count.
         """
 
@@ -106,8 +108,10 @@ class Joints:
         joints = np.array([k for k in driven_joints(model) if simple[k]], int)
         if not len(joints):
             joints = np.flatnonzero(simple)
-        self._positions, self._velocities = _slice(model.jnt_qposadr[joints]), _slice(model.jnt_dofadr[joints])
-        self._qpos, self._qvel, self._count = data.qpos, data.qvel, len(joints)
+        self._positions = _picked(data.qpos, model.jnt_qposadr[joints])
+        self._velocities = _picked(data.qvel, model.jnt_dofadr[joints])
+        self._numbers = np.empty(2 * len(joints), np.float32)
+        self._first, self._second = self._numbers[: len(joints)], self._numbers[len(joints) :]
         low, high = position_bounds(model, joints)
         fast = np.full(len(joints), FAR, np.float32)
         self._low, self._high = np.concatenate([low, -fast]), np.concatenate([high, fast])
@@ -115,12 +119,10 @@ class Joints:
 
     def read(self) -> Vector:
         """The numbers in the present state, float32 [2 J]."""
-        numbers: Vector = np.empty(2 * self._count, np.float32)
-        numbers[: self._count] = self._qpos[self._positions]
-        numbers[self._count :] = self._qvel[self._velocities]
-        np.maximum(numbers, self._low, out=numbers)
-        np.minimum(numbers, self._high, out=numbers)
-        return numbers
+        self._first[:] = self._positions()
+        self._second[:] = self._velocities()
+        within: Vector = np.minimum(np.maximum(self._numbers, self._low), self._high)  # quicker than np.clip
+        return within
 
 
 def position_bounds(model: mujoco.MjModel, joints: NDArray[np.int_]) -> tuple[Vector, Vector]:
@@ -132,10 +134,13 @@ def position_bounds(model: mujoco.MjModel, joints: NDArray[np.int_]) -> tuple[Ve
     return bounds[0], bounds[1]
 
 
-def _slice(places: NDArray[np.int_]) -> slice | NDArray[np.int_]:
-    """Places as a slice, which is quicker to read, where they follow each other."""
+def _picked(numbers: NDArray[np.float64], places: NDArray[np.int_]) -> Callable[[], NDArray[np.float64]]:
+    """What reads the numbers at these places; where they follow each other it is always the same view."""
     first = int(places[0]) if len(places) else 0
-    return slice(first, first + len(places)) if (places == first + np.arange(len(places))).all() else places
+    if (places == first + np.arange(len(places))).all():
+        view = numbers[first : first + len(places)]
+        return lambda: view
+    return lambda: numbers[places]
 
 
 def driven_joints(model: mujoco.MjModel) -> list[int]:
@@ -158,13 +163,11 @@ class Scale:
         bounded = (np.abs(low) < 1e6) & (np.abs(high) < 1e6)
         low, high = np.where(bounded, low, -1.0), np.where(bounded, high, 1.0)
         self._middle, self._half = (low + high) / 2, (high - low) / 2
-        self._same = bool((self._middle == 0).all() and (self._half == 1).all())
+        self._centred = bool((self._middle == 0).all())
 
     def __call__(self, action: Vector) -> NDArray[np.float64]:
-        if self._same:
-            return action.astype(np.float64)
-        scaled: NDArray[np.float64] = self._middle + self._half * action
-        return scaled
+        scaled: NDArray[np.float64] = self._half * action
+        return scaled if self._centred else self._middle + scaled
 
 
 def unbounded(size: int) -> spaces.Box:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 Observable = Literal["pixels", "depth", "segmentation", "proprioception", "state", "lidar"]
+DRAWN: tuple[Observable, ...] = ("pixels", "depth", "segmentation")
+"""What is drawn, once for each camera."""
 Measure = Literal["success", "score", "return"]
 
 

@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 from robovision.devices import cpu_count
 from robovision.envs.env import Observation, PixelEnv
 from robovision.envs.registry import EnvOptions, check_seed, make_simulation, resolve, whole
-from robovision.envs.vector_worker import Infos, Layout, Plan, serve
+from robovision.envs.vector_worker import BUILDING, Infos, Layout, Plan, serve
 from robovision.envs.workers import Raised, spawn
 from robovision.errors import UsageError
 from robovision.seeding import derive
 
 ATTEMPTS = 3
-"""Workers that may be lost one after another, without a step between them, before that is an error."""
+"""Workers that may be lost one after another in one place, without an answer between them, before that is an error."""
 START = 120.0
 """Seconds that a worker may take to build its environments, on top of the timeout of a step."""
+END = 10.0
+"""Seconds that all workers together may take to end by themselves."""
 
 Arrays = NDArray[Any]
 
@@ -41,6 +43,13 @@ class _Worker:
     process: SpawnProcess
     pipe: Connection
     deadline: float
+    losses: int
+    """Workers that were lost in its place since the last answer from there."""
+
+
+@dataclass(frozen=True)
+class _Lost:
+    reason: str
 
 
 class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
@@ -52,11 +61,12 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
     with that seed.
 
     A worker that dies or takes longer than `timeout` seconds is replaced: its episodes end truncated with the
-    reason in `info["worker_lost"]`, and begin anew at the next step. `workers_lost` counts them.
+    reason in `info["worker_lost"]`, and begin anew at the next step. `workers_lost` counts them. A call that is
+    interrupted (Ctrl-C) leaves the workers alive; what it would have given is lost, so the next call must be `reset`.
 
     Raises:
-        UsageError: as `make` does; for actions of wrong shape or with NaN, naming the index; when three workers
-            in a row are lost without finishing a step; after close.
+        UsageError: as `make` does; for actions of wrong shape or with NaN, naming the index; when four workers in a
+            row are lost in one place without an answer; for a step after an interrupted call; after close.
     """
 
     metadata = {"render_modes": ["rgb_array"], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -95,11 +105,12 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         self._timeout = timeout
         self._seed = 0
         self._first_seed = seed
-        self._in_a_row = 0
+        self._asked = 0
+        self._unfinished = False
         processes = min(workers or cpu_count(), count)
         groups = [tuple(range(count))[k::processes] for k in range(processes)]
         self._plans = [Plan(task, options, group, layout, processes == 1) for group in groups]
-        self._workers = [self._spawn(plan) for plan in self._plans]
+        self._workers = [self._spawn(plan, losses=0) for plan in self._plans]
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -107,8 +118,8 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         first, self._first_seed = self._first_seed, None
         seeds = self._seeds(first if seed is None else seed)
         lost = True
-        while lost:  # _replace raises when it goes on like this
-            infos, lost = self._ask(("reset", seeds))
+        while lost:  # _ask raises when it goes on like this
+            infos, lost = self._ask("reset", seeds)
         return self._observations(), infos
 
     def begin(self, chosen: NDArray[np.bool_]) -> tuple[Observation, Infos]:
@@ -117,12 +128,12 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         A worker that is lost meanwhile is replaced, and `info["worker_lost"]` names its environments: their episodes
         are over too.
         """
-        infos, _ = self._ask(("begin", chosen.tolist()))
+        infos, _ = self._ask("begin", chosen.tolist())
         return self._observations(), infos
 
     def step(self, actions: Arrays) -> tuple[Observation, Arrays, Arrays, Arrays, Infos]:
         self._views["action"][:] = self._checked(actions)
-        infos, _ = self._ask(("step", None))
+        infos, _ = self._ask("step", None)
         views = self._views
         return (
             self._observations(),
@@ -136,8 +147,9 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         """Ends the workers."""
         for worker in self._workers:
             worker.pipe.close()  # the worker sees this and ends
+        end = time.monotonic() + END
         for worker in self._workers:
-            worker.process.join(timeout=10)
+            worker.process.join(max(0.0, end - time.monotonic()))
             worker.process.kill()
             worker.process.join()
 
@@ -171,31 +183,42 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
             raise UsageError(f"action[{env}, {index}] is {actions[env, index]}: actions must be finite")
         return actions
 
-    def _ask(self, message: tuple[str, Any]) -> tuple[Infos, bool]:
+    def _ask(self, kind: str, content: Any) -> tuple[Infos, bool]:
         """Send a message to every worker and wait for all answers; replaces the workers that are lost."""
         if self.closed:
             raise UsageError("this environment is closed: make a new one")
+        if self._unfinished and kind != "reset":
+            raise UsageError("the last call was interrupted, and what it would have given is lost: call reset()")
+        self._unfinished = True
+        self._asked += 1
         for worker in self._workers:
             worker.deadline = max(worker.deadline, time.monotonic() + self._timeout)
-            self._tell(worker, message)
+            self._tell(worker, (self._asked, kind, content))
         infos: Infos = {}
         failures: list[Exception] = []
         lost = False
         waiting = set(range(len(self._workers)))
         while waiting:
             for number in self._ready(waiting):
+                answer = self._receive(number)
+                if answer is None:
+                    continue
                 waiting.remove(number)
-                reason = self._receive(number, infos, failures)
-                if reason is not None:
+                if isinstance(answer, _Lost):
                     lost = True
-                    self._replace(number, reason, infos)
+                    failures += self._replace(number, answer.reason, infos)
+                elif isinstance(answer, Raised):
+                    answer.error.add_note(f"in a worker process:\n{answer.trace}")
+                    failures.append(answer.error)
+                else:
+                    self._take(number, answer, infos)
+        self._unfinished = False
         if failures:
             raise failures[0]
-        self._in_a_row = 0 if not lost else self._in_a_row
         return infos, lost
 
     @staticmethod
-    def _tell(worker: _Worker, message: tuple[str, Any]) -> None:
+    def _tell(worker: _Worker, message: tuple[int, str, Any]) -> None:
         """Send a message; a worker that is gone is found out when its answer is due."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             worker.pipe.send(message)
@@ -208,41 +231,46 @@ class PixelVecEnv(VectorEnv[Observation, Arrays, Arrays]):
         now = time.monotonic()
         return ready or [number for number in waiting if self._workers[number].deadline <= now]
 
-    def _receive(self, number: int, infos: Infos, failures: list[Exception]) -> str | None:
-        """Take a worker's answer into `infos` or its exception into `failures`; why it is lost, if it is."""
+    def _receive(self, number: int) -> list[Infos] | Raised | _Lost | None:
+        """A worker's answer, the exception that it met, or why it is lost; None for an answer to an earlier call."""
         worker = self._workers[number]
         try:
             if not worker.pipe.poll():
-                return f"gave no answer within {self._timeout:g} s and was killed"
-            answer = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
-            worker.process.join(timeout=10)
-            return f"died with exit code {worker.process.exitcode}"
-        worker.deadline = 0.0
-        if isinstance(answer, Raised):
-            answer.error.add_note(f"in a worker process:\n{answer.trace}")
-            failures.append(answer.error)
+                return _Lost(f"gave no answer within {self._timeout:g} s and was killed")
+            asked, answer = worker.pipe.recv()
+        except (EOFError, OSError):
+            worker.process.join(timeout=END)
+            return _Lost(f"died with exit code {worker.process.exitcode}")
+        if asked not in (self._asked, BUILDING):
+            worker.deadline = time.monotonic() + self._timeout
             return None
+        worker.deadline = 0.0
+        return answer  # type: ignore[no-any-return]
+
+    def _take(self, number: int, answer: list[Infos], infos: Infos) -> None:
+        self._workers[number].losses = 0
         for env, info in zip(self._plans[number].members, answer, strict=True):
             infos.update(self._add_info(infos, info, env))
-        return None
 
-    def _replace(self, number: int, reason: str, infos: Infos) -> None:
-        self._workers[number].process.kill()
-        self._workers[number].process.join()
-        self._workers[number].pipe.close()
+    def _replace(self, number: int, reason: str, infos: Infos) -> list[Exception]:
+        """Start another worker in place of one that is lost; the error, if it happens again and again."""
+        worker, plan = self._workers[number], self._plans[number]
+        worker.process.kill()
+        worker.process.join()
+        worker.pipe.close()
         self.workers_lost += 1
-        self._in_a_row += 1
-        if self._in_a_row > ATTEMPTS:
-            raise UsageError(f"{self._in_a_row} simulator workers in a row were lost; the last {reason}")
-        for env in self._plans[number].members:
+        for env in plan.members:
             self._views["reward"][env] = 0.0
             self._views["terminated"][env] = False
             self._views["truncated"][env] = True
             infos.update(self._add_info(infos, {"worker_lost": f"the simulator's worker {reason}"}, env))
-        self._workers[number] = self._spawn(self._plans[number])
+        losses = worker.losses + 1
+        self._workers[number] = self._spawn(plan, losses % (ATTEMPTS + 1))
         seeds = [derive(self._seed, "replaced", self.workers_lost, env) for env in range(self.num_envs)]
-        self._tell(self._workers[number], ("seed", seeds))
+        self._tell(self._workers[number], (self._asked, "seed", seeds))
+        if losses <= ATTEMPTS:
+            return []
+        return [UsageError(f"{losses} simulator workers in a row were lost; the last {reason}")]
 
-    def _spawn(self, plan: Plan) -> _Worker:
-        return _Worker(*spawn(serve, plan, self._memory), time.monotonic() + START + self._timeout)
+    def _spawn(self, plan: Plan, losses: int) -> _Worker:
+        return _Worker(*spawn(serve, plan, self._memory), time.monotonic() + START + self._timeout, losses)

@@ -17,6 +17,8 @@ from robovision.envs.workers import raised
 
 DRAWING_THREADS = "LP_NUM_THREADS"
 """The variable that tells Mesa how many threads draw beside the caller's own; as many as there are cores without it."""
+BUILDING = -1
+"""The number of the answer that a worker gives unasked if it can't build its environments."""
 Infos = dict[str, Any]
 Memory = dict[str, NDArray[Any]]
 
@@ -117,15 +119,18 @@ class Players:
 
 
 def serve(pipe: Connection, plan: Plan, memory: Any) -> None:
-    """The worker's life: build the environments, answer until the parent closes the pipe or is gone."""
+    """The worker's life: build the environments, answer until the parent closes the pipe or is gone.
+
+    A message is (number, kind, content), its answer (number, what there is to say).
+    """
     try:
         players = Players(plan, memory)
     except Exception as error:
-        pipe.send(raised(error))
+        pipe.send((BUILDING, raised(error)))
         return
     try:
         while True:
-            kind, content = pipe.recv()
+            number, kind, content = pipe.recv()
             if kind == "seed":
                 players.seed(content)
                 continue
@@ -133,8 +138,8 @@ def serve(pipe: Connection, plan: Plan, memory: Any) -> None:
                 answer: Any = getattr(players, kind)(content)
             except Exception as error:
                 answer = raised(error)
-            pipe.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+            pipe.send((number, answer))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     finally:
         players.close()

@@ -5,13 +5,16 @@ OpenGL contexts can be neither pickled nor forked: workers are spawned, and buil
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import TracebackType
@@ -138,7 +141,7 @@ class WorkerPool(Generic[Item, Result]):
             answered = worker.pipe.poll()
             if answered:
                 value = worker.pipe.recv()
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):
             worker.process.join(timeout=10)
             raise _LostWorkerError(f"died with exit code {worker.process.exitcode}") from None
         if not answered:
@@ -157,7 +160,7 @@ def spawn(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess
     """A new process that runs `target(pipe, *arguments)`, and our end of its pipe.
 
     The process doesn't import the user's script again, unless an argument is defined in it: one without
-    `if __name__ == "__main__":` would start workers of its own.
+    `if __name__ == "__main__":` would start workers of its own. Ctrl-C doesn't reach it: the parent decides.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -168,11 +171,26 @@ def spawn(target: Callable[..., None], *arguments: object) -> tuple[SpawnProcess
     hidden: dict[str, Any] = {name: vars(main)[name] for name in names if name in vars(main)}
     vars(main).update(dict.fromkeys(hidden))
     try:
-        process.start()
+        with _without_interrupts():
+            process.start()
     finally:
         vars(main).update(hidden)
     theirs.close()
     return process, ours
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    """Ctrl-C waits until the block ends; processes that begin in it never see one."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # it would let them through again when the first process begins
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _LostWorkerError(Exception):
@@ -202,7 +220,7 @@ def _serve(pipe: Connection, build: Callable[[], Job[Any, Any]]) -> None:
             except Exception as error:
                 answer = raised(error)
             pipe.send(answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+    except (EOFError, BrokenPipeError, ConnectionResetError):
         pass
     finally:
         job.close()

@@ -35,7 +35,7 @@ def find_sensor_pose(cloud: Path) -> SensorPose:
         sweep = next((row for row in read_table(folder, "sample_data") if row.get("filename") == name), None)
         if sweep is not None:
             ego, mount = (_row(folder, table, sweep[f"{table}_token"]) for table in ("ego_pose", "calibrated_sensor"))
-            return SensorPose(sweep["sample_token"], _pose(ego) @ _pose(mount))
+            return SensorPose(sweep["sample_token"], row_pose(ego) @ row_pose(mount))
     raise UsageError(
         f"nuScenes' boxes are in the global frame, and no table {root}/v1.0-*/sample_data.json knows {name}; "
         "keep the dataset's layout, or write the boxes in the sensor's frame as .npz"
@@ -75,7 +75,8 @@ def _row(folder: Path, name: str, token: str) -> dict[str, Any]:
     return found
 
 
-def _pose(row: dict[str, Any]) -> Array:
+def row_pose(row: dict[str, Any]) -> Array:
+    """The pose, float64 [4, 4], that a row of ego_pose or calibrated_sensor tells."""
     pose = np.eye(4)
     pose[:3, :3] = quaternion_to_matrix(np.array([row["rotation"]], np.float64))[0]
     pose[:3, 3] = row["translation"]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -15,6 +16,7 @@ from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.seeding import derive
 
+T = TypeVar("T")
 PATIENCE = timedelta(hours=12)
 """How long the others wait while the first prepares the data; torchrun ends them all if it fails."""
 
@@ -37,7 +39,7 @@ class Processes:
         """The device of this process: under torchrun each has a GPU of its own."""
         return torch.device("cuda", self.local) if kind == "cuda" else torch.device(kind)
 
-    def share(self, numbers: Sequence[int]) -> Sequence[int]:
+    def share(self, numbers: Sequence[T]) -> Sequence[T]:
         """The part of a batch that is for this process."""
         return numbers[self.rank :: self.count]
 

@@ -14,7 +14,7 @@ from robovision.agents import distributed
 from robovision.agents.clips import Batch, Clips, Drawing
 from robovision.agents.config import EncoderOptions, Optimisation, TrainConfig
 from robovision.agents.learner import Learner
-from robovision.envs.demos import Demonstrations
+from robovision.envs.demo_arrays import Demonstrations
 from tests.helpers import TINY
 
 CONFIG: TrainConfig = dataclasses.replace(

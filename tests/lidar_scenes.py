@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
 from robovision.lidar.detectors.augmentation import Scene
-from robovision.lidar.detectors.config import Anchor, BevOptions, CenterOptions, DetectorConfig, Grid
+from robovision.lidar.detectors.config import Anchor, BevOptions, CenterOptions, DetectorConfig, Grid, RoiOptions
 from robovision.lidar.detectors.heads import Objects
 
 CLASSES = ("Car", "Pedestrian")
@@ -19,6 +21,10 @@ CENTER = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), center=CenterOptions(
 ANCHORED = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), anchors=ANCHORS)
 SECOND = DetectorConfig(
     CLASSES, VOXELS, BevOptions((1, 1), (1, 2), (8, 8), (1, 2), (8, 8)), encoder="second", anchors=ANCHORS
+)
+TWO_STAGES = dataclasses.replace(
+    SECOND,
+    roi=RoiOptions(grid=2, channels=4, neighbours=4, hidden=8, proposals=10, proposed=40, taught=12),
 )
 RESIDUAL = DetectorConfig(CLASSES, VOXELS, SECOND.bev, encoder="residual")
 

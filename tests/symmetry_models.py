@@ -47,6 +47,36 @@ class Words(nn.Module):
         return "a cat"
 
 
+class Numbers(nn.Module):
+    """One number for everything, a mask, half precision."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return x.mean(), x > 0.5, x.half()
+
+
+class Mask(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x > 0.5
+
+
+class Noise(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.rand_like(x)
+
+
+class Void(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x[:0]
+
+
+class Undefined(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.nan
+
+
+ready = nn.Conv2d(3, 3, 1)
+
+
 def fails() -> nn.Module:
     raise KeyError("weights")
 

@@ -128,5 +128,9 @@ def test_what_does_not_fit_is_said() -> None:
         build("dinov2-vit-s14", 64)
     with pytest.raises(UsageError, match="at least 32 pixels for resnet50, got 16"):
         build("resnet50", 16)
+    with pytest.raises(UsageError, match="image_size must be a multiple of 32 pixels for coin-aliasfree, got 112"):
+        build("vit-tiny", 112, "coin-aliasfree")
+    with pytest.raises(ValueError, match="multiples of 32 px for coin-aliasfree, got 32 x 48"):
+        build("vit-micro", 32, "coin-aliasfree")(torch.zeros(1, 3, 32, 48))
     with pytest.raises(ValueError, match="unknown adapter 'x'"):
         adapt(ViT(SMALL), "x")

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from robovision.errors import UsageError
 from robovision.symmetry.aliasfree import (
+    TAPS,
     FilteredActivation,
     IdealDownsample,
     IdealUpsample,
@@ -108,6 +109,25 @@ def test_kaiser_filters_keep_low_waves_and_their_places(border: str) -> None:
     assert up(wave).shape == (1, 1, 48, 48) and down(wave).shape == (1, 1, 12, 12)
 
 
+@pytest.mark.parametrize("border", ["zeros", "circular"])
+@pytest.mark.parametrize("factor", [1, 2, 3])
+def test_kaiser_filters_are_convolutions(factor: int, border: str) -> None:
+    """Also by odd factors, whose cells keep their centres too, and by 1, which is nothing."""
+    maps = torch.rand(2, 3, 12, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    kernel = kaiser_kernel(factor)
+    taps = (kernel[:, None] * kernel)[None, None].expand(3, 1, -1, -1)
+    reach = (len(kernel) - factor) // 2
+    padded = functional.pad(maps, [reach] * 4, "circular" if border == "circular" else "constant")
+    coarse = KaiserDownsample(factor, border)(maps)  # type: ignore[arg-type]
+    assert torch.allclose(coarse, functional.conv2d(padded, taps, stride=factor, groups=3), atol=1e-12)
+    around = functional.pad(coarse, [TAPS // 2] * 4, "circular" if border == "circular" else "constant")
+    first = reach + TAPS // 2 * factor
+    spread = functional.conv_transpose2d(around, factor**2 * taps, stride=factor, groups=3)
+    fine = KaiserUpsample(factor, border)(coarse)  # type: ignore[arg-type]
+    assert torch.allclose(fine, spread[..., first : first + 12, first : first + 18], atol=1e-12)
+    assert factor > 1 or torch.allclose(fine, maps, atol=1e-12)
+
+
 def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold() -> None:
     kernel = kaiser_kernel(2)
     assert torch.allclose(kernel, kernel.flip(0))
@@ -115,13 +135,15 @@ def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold
     response = torch.fft.rfft(kernel, 256).abs()
     assert float(response[:20].min()) > 0.95
     assert float(response[105:].max()) < 0.02
+    lower = torch.fft.rfft(kaiser_kernel(2, 0.7), 256).abs()
+    assert float(lower[64]) < 0.15 < 0.4 < float(response[64])  # at the coarse grid's limit
 
 
 def test_wrong_factors_and_sides_are_told() -> None:
     with pytest.raises(UsageError, match=r"above 0 and at most 1, got 1\.5"):
         IdealDownsample(2, 1.5)
-    with pytest.raises(UsageError, match="a Kaiser filter has no cutoff"):
-        FilteredActivation(leaky, filter="kaiser", cutoff=0.5)
+    with pytest.raises(UsageError, match="above 0 and at most 1, got 0"):
+        FilteredActivation(leaky, filter="kaiser", cutoff=0.0)
     with pytest.raises(UsageError, match="at least 1, got 0"):
         IdealUpsample(0)
     with pytest.raises(UsageError, match="maps of 9 x 8 can't be made 2 times as coarse"):

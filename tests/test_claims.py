@@ -65,6 +65,10 @@ def test_glyphs_lie_within_the_picture_and_differ() -> None:
     assert pictures.shape == (64, 3, coswin.SIDE, coswin.SIDE)
     assert float(pictures.min()) >= 0 and float(pictures.max()) <= 1
     assert len(torch.unique(classes)) == coswin.GLYPHS
+    half = coswin.GLYPHS // 2
+    flat = torch.cat([-torch.ones(half, 5, 5), torch.ones(half, 5, 5)])
+    pictures, classes = coswin.draw(64, flat, torch.Generator().manual_seed(1))
+    assert ((pictures.mean((1, 2, 3)) > 0.5) == (classes >= half)).all()
 
 
 def test_textures_have_labels_of_their_place() -> None:
@@ -72,6 +76,14 @@ def test_textures_have_labels_of_their_place() -> None:
     assert pictures.shape == (2, 3, nat.SIDE + 1, nat.SIDE + 1)
     assert labels.shape == (2, nat.SIDE + 1, nat.SIDE + 1)
     assert set(torch.unique(labels).tolist()) <= set(range(nat.TEXTURES))
+    pictures, labels = nat.draw(16, torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.avg_pool2d(pictures[:, :1], 3, 1, 1)[:, 0]
+    down, right = (torch.gradient(smooth, dim=axis)[0] for axis in (1, 2))
+    for label in range(nat.TEXTURES):
+        y, x = down[labels == label], right[labels == label]
+        turned = torch.atan2((2 * x * y).mean(), (x.square() - y.square()).mean()) / 2  # of the steepest direction
+        off = (float(turned) - label * torch.pi / nat.TEXTURES) % torch.pi
+        assert min(off, torch.pi - off) < 0.2
 
 
 def test_a_result_says_what_was_not_reached(tmp_path: Path) -> None:

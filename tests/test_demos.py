@@ -21,16 +21,10 @@ import torch
 from robovision.agents.clips import Clips, Drawing, random_shift
 from robovision.agents.policy import histories
 from robovision.envs import make
-from robovision.envs.demos import (
-    Demonstrations,
-    DemoOptions,
-    collect,
-    failed,
-    least_return,
-    load,
-    prepare,
-    summarise,
-)
+from robovision.envs.demo_arrays import Demonstrations, load, summarise
+from robovision.envs.demo_options import DemoOptions
+from robovision.envs.demo_recording import failed, least_return
+from robovision.envs.demos import collect, prepare
 from robovision.envs.env import PixelEnv
 from robovision.envs.experts import find
 from robovision.envs.minari_dataset import data_folder, episode_path, metadata_path, read_metadata

@@ -109,7 +109,7 @@ def test_positions_are_resized_for_other_images() -> None:
 
 
 def test_image_sides_must_fit_the_patch() -> None:
-    with pytest.raises(ValueError, match="multiples of the patch, 16 px, got 60 x 64"):
+    with pytest.raises(ValueError, match="multiples of 16 px, got 60 x 64"):
         ViT(SMALL)(torch.zeros(1, 3, 60, 64))
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from robovision.envs import EnvOptions, make
 from robovision.envs.registry import resolve
+from robovision.envs.simulation import Scale
 from robovision.errors import UsageError
 
 
@@ -67,6 +68,13 @@ def test_frame_skip_repeats_the_action_and_adds_the_rewards() -> None:
     assert np.array_equal(once.state(), observation["state"])
     assert reward == pytest.approx(sum(rewards))
     assert (once.options.horizon, twice.options.horizon) == (1000, 500)  # the same time
+
+
+def test_actions_span_the_ranges_of_the_controls() -> None:
+    low, high = np.array([-1.0, -2.0, -np.inf]), np.array([3.0, 2.0, np.inf])
+    for action, control in (([-1, -1, -1], [-1, -2, -1]), ([0, 0.5, 0.25], [1, 1, 0.25]), ([1, 1, 1], [3, 2, 1])):
+        assert Scale(low, high)(np.array(action, np.float32)).tolist() == control
+    assert Scale(low[1:2], high[1:2])(np.array([0.25], np.float32)).tolist() == [0.5]  # the middle is 0
 
 
 def test_without_pixels_nothing_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:

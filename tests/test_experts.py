@@ -11,20 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from robovision.envs import expert_training, experts
-from robovision.envs.expert_training import (
-    HandEnv,
-    Model,
-    PPORecipe,
-    SACRecipe,
-    StateEnv,
-    actor_layers,
-    actor_tensors,
-    build,
-    play,
-    state_env,
-    train,
-)
+from robovision.envs import expert_models, expert_training, experts
+from robovision.envs.expert_envs import HandEnv, StateEnv, play, report_seeds, state_env
+from robovision.envs.expert_models import Model, actor_layers, actor_tensors, build
+from robovision.envs.expert_recipes import PPORecipe, SACRecipe
+from robovision.envs.expert_training import train
 from robovision.envs.experts import Expert, ExpertInfo
 from robovision.envs.registry import make
 from robovision.errors import UsageError
@@ -47,7 +38,7 @@ SMALL = SACRecipe(good=2000, steps=800, interval=400, selection=2, report=2, hid
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Training on less, so that it takes seconds."""
     for name, value in {"ENVS": 2, "WARM_UP": 80, "BUFFER": 800}.items():
-        monkeypatch.setattr(expert_training, name, value)
+        monkeypatch.setattr(expert_models, name, value)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +126,7 @@ def test_a_shipped_expert_reaches_its_return(task: str) -> None:
     assert expert is not None
     info = expert.info
     assert info.episodes >= 20
-    seeds = expert_training.report_seeds(seed=99, episodes=3)
+    seeds = report_seeds(seed=99, episodes=3)
     margin = max(50.0, 3 * info.return_std / np.sqrt(len(seeds)))
     assert play(expert, seeds).returns.mean() > info.return_mean - margin
 
@@ -146,7 +137,7 @@ def test_the_pens_expert_solves_the_share_that_it_says() -> None:
     says = expert.info.solved
     assert says is not None
     assert says > 0.75
-    solved = play(expert, expert_training.report_seeds(seed=98, episodes=40)).solved
+    solved = play(expert, report_seeds(seed=98, episodes=40)).solved
     assert solved is not None
     assert solved.mean() > says - 3 * np.sqrt(says * (1 - says) / 40)
     env = make("adroit/pen", observe=("state",))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 
 from robovision.cli import main
-from robovision.envs import lerobot
+from robovision.envs import lerobot, lerobot_files
 from robovision.envs.lerobot import export
 from robovision.envs.lerobot_stats import histogram, image_stats, vector_stats
 from robovision.envs.minari_dataset import create
@@ -121,7 +121,7 @@ def test_image_statistics_agree_with_numpy() -> None:
 
 def test_long_datasets_go_on_in_the_next_file(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lerobot, "FRAMES_PER_FILE", 6)
-    monkeypatch.setattr(lerobot, "FILES_PER_CHUNK", 1)
+    monkeypatch.setattr(lerobot_files, "FILES_PER_CHUNK", 1)
     export(source, tmp_path / "out", fps=12.5)
     rows = parquet.read_table(tmp_path / "out/meta/episodes/chunk-000/file-000.parquet").to_pylist()
     assert [row["data/chunk_index"] for row in rows] == [0, 0, 1]

@@ -25,7 +25,7 @@ from robovision.lidar.detectors.openpcdet import load_openpcdet
 from robovision.lidar.detectors.pillars import PillarEncoder, PillarLayer, describe
 from robovision.lidar.voxels import voxelise
 from robovision.types import PointCloud
-from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, boxes, scene
+from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, TWO_STAGES, boxes, scene
 
 
 def same_boxes(one: Tensor, other: Tensor, at: float = 1e-4) -> None:
@@ -184,7 +184,9 @@ def test_pillars_by_loop(padding: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [CENTER, ANCHORED, SECOND, RESIDUAL], ids=["center", "anchors", "second", "residual"]
+    "config",
+    [CENTER, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
+    ids=["center", "anchors", "second", "residual", "two stages"],
 )
 def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     torch.manual_seed(0)
@@ -194,7 +196,9 @@ def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     sample = torch.arange(2).repeat_interleave(len(one.points))
 
     def total() -> Tensor:
-        return torch.stack(list(detector.losses(points, sample, [one.objects, two.objects]).values())).sum()
+        torch.manual_seed(0)
+        losses = detector.losses(detector(points, sample, 2), [one.objects, two.objects])
+        return torch.stack(list(losses.values())).sum()
 
     before = total()
     before.backward()  # type: ignore[no-untyped-call]
@@ -217,7 +221,8 @@ def test_a_scene_is_learnt(config: DetectorConfig) -> None:
     sample = torch.zeros(len(taught.points), dtype=torch.int64)
     for _ in range(60):
         optimizer.zero_grad()
-        torch.stack(list(detector.losses(taught.points, sample, [taught.objects]).values())).sum().backward()  # type: ignore[no-untyped-call]
+        losses = detector.losses(detector(taught.points, sample, 1), [taught.objects])
+        torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     detector.eval()
     cloud = PointCloud(taught.points[:, :3].numpy(), taught.points[:, 3].numpy())
@@ -308,8 +313,8 @@ def bev_shapes(width: int, layers: list[int], channels: list[int], strides: list
     return shapes
 
 
-def anchor_shapes(width: int) -> Shapes:
-    sizes = {"conv_cls": 18, "conv_box": 42, "conv_dir_cls": 12}
+def anchor_shapes(width: int, classes: int = 3) -> Shapes:
+    sizes = {"conv_cls": 2 * classes**2, "conv_box": 14 * classes, "conv_dir_cls": 4 * classes}
     shapes: Shapes = {f"dense_head.{name}.weight": (count, width, 1, 1) for name, count in sizes.items()}
     return shapes | {f"dense_head.{name}.bias": (count,) for name, count in sizes.items()}
 
@@ -363,10 +368,29 @@ def pillar_shapes(widths: list[int]) -> Shapes:
     return shapes
 
 
+def roi_shapes() -> Shapes:
+    """VoxelRCNNHead."""
+    shapes: Shapes = {}
+    for k, width in enumerate((32, 64, 64)):
+        for part, inputs, rest in (("in", width, (1,)), ("pos", 3, (1, 1)), ("out", 32, (1,))):
+            name = f"roi_head.roi_grid_pool_layers.{k}.mlps_{part}.0"
+            shapes |= {f"{name}.0.weight": (32, inputs, *rest), **norm(f"{name}.1", 32)}
+    for name, width in {"shared_fc_layer": 6**3 * 96, "cls_fc_layers": 256, "reg_fc_layers": 256}.items():
+        for at, inputs in ((0, width), (4, 256)):
+            shapes |= {f"roi_head.{name}.{at}.weight": (256, inputs), **norm(f"roi_head.{name}.{at + 1}", 256)}
+    for name, count in {"cls": 1, "reg": 7}.items():
+        shapes |= {f"roi_head.{name}_pred_layer.weight": (count, 256), f"roi_head.{name}_pred_layer.bias": (count,)}
+    return shapes
+
+
 THREE, TWO = ([3, 5, 5], [64, 128, 256], [1, 2, 4], [128] * 3), ([5, 5], [128, 256], [1, 2], [256] * 2)
 PUBLISHED: dict[str, Shapes] = {
     "pointpillars": pillar_shapes([64]) | bev_shapes(64, *THREE) | anchor_shapes(384),
     "second": sparse_shapes(4, False) | bev_shapes(256, *TWO) | anchor_shapes(512),
+    "voxel-rcnn": sparse_shapes(4, False)
+    | bev_shapes(256, [5, 5], [64, 128], [1, 2], [128] * 2)
+    | anchor_shapes(256, 1)
+    | roi_shapes(),
     "centerpoint-pillar": pillar_shapes([64, 64]) | bev_shapes(64, *THREE) | center_shapes(384),
     "centerpoint-voxel": sparse_shapes(4, True) | bev_shapes(256, *TWO) | center_shapes(512),
 }
@@ -405,6 +429,8 @@ def test_openpcdet_weights_load(name: str, tmp_path: Path) -> None:
         )
         with pytest.raises(UsageError, match=r"another model:\n  encoder\.layers\.0"):
             load_openpcdet(path, MODELS["pointpillars"])
+    if name == "voxel-rcnn":
+        return  # it has one class
     one = dataclasses.replace(MODELS[name], classes=("Car",), anchors=MODELS[name].anchors[:1])
     with pytest.raises(UsageError, match="another list of classes than Car:"):
         load_openpcdet(path, one)

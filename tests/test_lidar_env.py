@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from robovision.envs import make, make_vec
-from robovision.envs.demos import DemoOptions, collect, identity, summarise
+from robovision.envs.demo_arrays import summarise
+from robovision.envs.demo_options import DemoOptions, identity
+from robovision.envs.demos import collect
 from robovision.envs.lidar import Mount, MountedLidar, parse_mount
 from robovision.envs.minari_dataset import main_path
 from robovision.envs.navigate import Navigate

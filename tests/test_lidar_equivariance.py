@@ -13,8 +13,9 @@ from robovision.lidar.clouds import write_cloud
 from robovision.lidar.detectors import equivariance
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.equivariance import act_on_map, fit_normalisations, measure, occupied
+from robovision.lidar.detectors.equivariance import fit_normalisations, measure, occupied
 from robovision.lidar.detectors.files import save_detector
+from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.pretraining.files import FILE, save_backbone
 from robovision.lidar.pretraining.network import Trunk
 from robovision.lidar.transforms import Similarity
@@ -35,13 +36,13 @@ def eager() -> Detector:
 
 def test_maps_move_as_the_ground_does() -> None:
     features = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    same, known = act_on_map(Similarity(), features, CENTER)
+    same, known = act_on_map(Similarity(), features, CENTER.grid)
     assert torch.allclose(same, features, atol=1e-5) and known.all()
     cell = 0.4  # metres; x is the last axis
-    moved, known = act_on_map(Similarity(translation=(cell, -2 * cell, 0)), features, CENTER)
+    moved, known = act_on_map(Similarity(translation=(cell, -2 * cell, 0)), features, CENTER.grid)
     assert torch.allclose(moved[..., :-2, 1:], features[..., 2:, :-1], atol=1e-4)
     assert known[:-2, 1:].all() and not known[:, 0].any() and not known[-1].any()
-    flipped, known = act_on_map(Similarity(mirror=True), features, CENTER)
+    flipped, known = act_on_map(Similarity(mirror=True), features, CENTER.grid)
     assert torch.allclose(flipped, features.flip(2), atol=1e-4) and known.all()
 
 

@@ -21,9 +21,9 @@ from robovision.lidar.pretraining.also import DEPTH, ask
 from robovision.lidar.pretraining.contrast import common, point_info_nce
 from robovision.lidar.pretraining.files import FILE, assign_backbone
 from robovision.lidar.pretraining.flow import carry
-from robovision.lidar.pretraining.network import at_points, inside
+from robovision.lidar.pretraining.network import Trunk, at_points, cells_of, inside
 from robovision.lidar.pretraining.options import MotionOptions, PretrainOptions, Weights
-from robovision.lidar.pretraining.rotation import classes
+from robovision.lidar.pretraining.rotation import Rotation, classes
 from robovision.lidar.pretraining.sweeps import Moment
 from robovision.lidar.pretraining.training import Pretraining, resolve
 from robovision.lidar.pretraining.views import View, make_batch
@@ -104,6 +104,32 @@ def test_turns_fall_into_ten_classes() -> None:
     yaw = torch.linspace(-math.pi / 2, math.pi / 2, 10 * 2 + 1)[1::2]
     assert classes(yaw, math.pi / 2).tolist() == list(range(10))
     assert classes(torch.tensor([-math.pi / 2, math.pi / 2]), math.pi / 2).tolist() == [0, 9]
+
+
+def test_a_turn_is_told_from_features_that_know_it() -> None:
+    """A map that says how its sweep was turned where points are, and anything elsewhere, is read soon."""
+    torch.manual_seed(0)
+    options = PretrainOptions(model="tiny", objectives=("rotation",), width=16)
+    trunk = Trunk(options.detector())
+    rotation = Rotation(trunk, options)
+    optimizer = torch.optim.Adam(rotation.parameters(), 0.02)
+    generator = torch.Generator().manual_seed(0)
+    curve = []
+    for _ in range(100):
+        batch = make_batch([moment() for _ in range(8)], ["turned"], options.motion, generator)
+        view = batch.views["turned"]
+        yaw = torch.tensor([element.yaw for element in view.elements])
+        features = torch.randn(8, trunk.channels, 16, 16, generator=generator) / 10
+        said = torch.stack([(2 * yaw).cos(), (2 * yaw).sin(), (4 * yaw).cos(), (4 * yaw).sin()], dim=1)
+        _, cells = cells_of(view.points[:, :3], view.sample, trunk.config.grid, (16, 16))
+        flat = features.permute(0, 2, 3, 1).reshape(-1, trunk.channels)
+        flat[cells, :4] = said.repeat_interleave(16 * 16, 0)[cells]
+        loss = rotation(batch, {"turned": flat.view(8, 16, 16, -1).permute(0, 3, 1, 2)})
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        curve.append(loss.item())
+    assert sum(curve[-10:]) / 10 < 0.5 * math.log(10) < sum(curve[:3]) / 3
 
 
 def test_features_are_carried_along_the_flow() -> None:

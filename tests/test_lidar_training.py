@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,24 +12,28 @@ import numpy as np
 import pytest
 import torch
 
+from robovision import weights
 from robovision.cli import main
+from robovision.devices import make_deterministic
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, points_in_boxes
 from robovision.lidar.clouds import write_cloud
 from robovision.lidar.detectors.augment_options import AugmentOptions
 from robovision.lidar.detectors.augmentation import Scene
 from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
+from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import load_detector, save_detector
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.models import MODELS
 from robovision.lidar.detectors.pasting import Cutout, Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
-from robovision.lidar.detectors.training import Sweeps, Training, resolve
+from robovision.lidar.detectors.training import GRADIENT_NORM, Sweeps, Training, resolve
 from robovision.lidar.frames import read_frame
 from robovision.lidar.kitti_labels import read_detections
 from robovision.lidar.simulate import write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.optimisers import adamw, descend, learning_rate
 from robovision.processes import Processes
 from robovision.run import Run
 from robovision.types import PointCloud
@@ -226,3 +233,35 @@ def test_options_are_checked() -> None:
     assert TrainOptions(model="second", classes=("Cyclist",)).detector().anchors[0].size[0] == 1.76
     assert not TrainOptions(model="second", intensity=False).detector().intensity
     assert CENTER.features == 4
+
+
+def test_processes_under_torchrun_descend_on_the_mean_of_their_gradients(streets: Path, tmp_path: Path) -> None:
+    """Two steps of two processes, against their shares put through one detector by hand."""
+    path = tmp_path / "run"
+    command = [*("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"), "-m", "robovision.cli"]
+    arguments = ["--data", str(streets), "--model", "tiny", "--classes", "Car", "--steps", "2", "--batch", "2"]
+    arguments += ["--least", "1", "--device", "cpu", "--precision", "float32", "--threads", "1", "--out", str(path)]
+    answer = subprocess.run(
+        [sys.executable, *command, "lidar", "train", *arguments],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert answer.returncode == 0, answer.stderr
+    options = Run.open(path).config(TrainOptions)
+    clouds = [cloud for sequence in find_sequences(options.data) for cloud in sequence.clouds]
+    shares = [Sweeps(clouds, options, Processes(2, rank), None) for rank in range(2)]
+    assert not torch.equal(shares[0][0][0], shares[1][0][0])
+    make_deterministic(options.seed, 1)
+    detector = Detector(options.detector()).train()
+    optimizer = adamw(detector, options.weight_decay)
+    for step in range(2):
+        parts = []
+        for points, sample, truth in (share[step] for share in shares):
+            parts += list(detector.losses(detector(points, sample, len(truth)), truth).values())
+        rate = learning_rate(step, options.steps, options.lr)
+        descend(torch.stack(parts).sum() / 2, detector, optimizer, rate, GRADIENT_NORM)
+    theirs = weights.load(path / "checkpoints" / "step-000002" / "model.safetensors")
+    for name, value in detector.named_parameters():
+        assert torch.allclose(theirs[name], value, atol=2e-4), name

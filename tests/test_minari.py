@@ -16,7 +16,7 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from numpy.typing import NDArray
 
-from robovision.envs.demos import load
+from robovision.envs.demo_arrays import load
 from robovision.envs.minari_dataset import (
     Publisher,
     Spaces,

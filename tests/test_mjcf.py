@@ -71,6 +71,14 @@ def test_a_model_of_your_own_is_a_task(tmp_path: Path) -> None:
     assert set(made.reset(seed=0)[0]) == {"state"}
 
 
+def test_views_do_not_hide_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "arm.xml"
+    path.write_text(ARM.replace("<light", '<camera name="view1" pos="0 0 3"/><light'))
+    view = "lookat=0,0,1 distance=2 azimuth=0 elevation=0"
+    with pytest.raises(UsageError, match="two of the cameras would have the same name: 0; lookat=0,0,1 "):
+        make(f"mjcf/{path}", cameras=("default", view, "view1"))
+
+
 def test_the_manuals_example_of_a_task_works(tmp_path: Path) -> None:
     assert mjcf.__doc__ is not None
     example = textwrap.dedent(mjcf.__doc__.split("\n\n", 1)[1].partition("\n\nWithout")[0])

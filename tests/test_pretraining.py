@@ -95,7 +95,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
         assert main(["pretrain", "mae", "--images", str(photos), "--out", str(path), *ARGUMENTS]) == 130
     assert f"pretrain mae --resume {path}" in capsys.readouterr().err
     assert main(["pretrain", "mae", "--resume", str(path), "--steps", "7"]) == 2
-    assert "--config.steps: 6 -> 7" in capsys.readouterr().err
+    assert "--steps: 6 -> 7" in capsys.readouterr().err
     assert main(["pretrain", "mae", "--resume", str(path)]) == 0
     assert (path / "encoder.safetensors").read_bytes() == (finished / "encoder.safetensors").read_bytes()
     assert (path / "curve.csv").read_bytes() == (finished / "curve.csv").read_bytes()

@@ -60,6 +60,16 @@ def test_vectors_are_taken_for_invariants_and_grids_for_tokens() -> None:
     assert isinstance(found.layers[1].kind, Same)
 
 
+def test_maps_with_channels_last_are_told() -> None:
+    class Last(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.avg_pool2d(x, 4).permute(0, 2, 3, 1)
+
+    found = probe(Last(), image_views(picture(64), 40), (shifts(4), FLIP))
+    assert found.layers[0].taken_for == "map"
+    assert max(found.errors.values()) < 1e-5
+
+
 def test_clouds_move_in_space() -> None:
     points = torch.randn(1, 20, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
@@ -162,6 +172,10 @@ def test_the_command_looks_at_a_cloud(tmp_path: Path, capsys: pytest.CaptureFixt
         (f"{MODELS}:Unsteady", "gives [1, 3, 64, 63] of the input after Translation"),
         (f"{MODELS}:Words", "Words returned str; it must return a tensor"),
         (f"{MODELS}:seven", "takes images of 7 channels"),
+        (f"{MODELS}:Noise", "Noise gives other numbers for the same input at output"),
+        (f"{MODELS}:Void", "Void returned nothing: output of [0, 3, 64, 64]"),
+        (f"{MODELS}:Undefined", "Undefined returned NaN or infinite numbers: output of [1, 3, 64, 64]"),
+        (f"{MODELS}.torus", "is no encoder and no folder; your own module would be tests.symmetry_models:torus"),
     ],
 )
 def test_a_module_that_cannot_be_measured_is_told(
@@ -169,6 +183,18 @@ def test_a_module_that_cannot_be_measured_is_told(
 ) -> None:
     assert main(["symmetry", model, "--on", str(photo), "--size", "64", "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_numbers_masks_and_half_precision_are_measured(
+    photo: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--on", str(photo), "--size", "64", "--out", str(tmp_path / "out")]
+    for name, kinds in {"Numbers": ("| invariant |", "| map "), "Mask": ("EQ-T",), "ready": ("EQ-T",)}.items():
+        assert main(["symmetry", f"{MODELS}:{name}", *options]) == 0
+        output = capsys.readouterr().out
+        assert all(kind in output for kind in kinds)
+    assert main(["symmetry", f"{MODELS}:ready", *options[:4], "--out", str(photo)]) == 2
+    assert "photo.png" in capsys.readouterr().err
 
 
 def test_wrong_options_are_told(photo: Path, capsys: pytest.CaptureFixture[str]) -> None:

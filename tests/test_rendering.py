@@ -209,6 +209,19 @@ def test_renderers_work_in_threads(scene: tuple[mujoco.MjModel, mujoco.MjData]) 
     assert all(np.array_equal(images[i], again[0]) and np.array_equal(images[i], again[i]) for i in range(3))
 
 
+def test_another_renderers_context_may_go_while_ours_is_current(scene: tuple[mujoco.MjModel, mujoco.MjData]) -> None:
+    from dm_control import suite
+
+    model, data = scene
+    renderer = Renderer(model, 16, "fast")
+    physics = suite.load("cheetah", "run").physics
+    physics.render(16, 16, camera_id=0)  # leaves its context current
+    with renderer._context.current():
+        physics.free()
+    assert renderer.pixels(data, find_camera(model, "above")).any()
+    renderer.close()
+
+
 def test_ending_without_close_is_silent(tmp_path: Path) -> None:
     code = """
 from dm_control import suite

@@ -14,8 +14,10 @@ import pytest
 
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.data import load_checked
-from robovision.agents.sweep import finish, sweep
-from robovision.envs.demos import RECORD, DemoOptions, collect
+from robovision.agents.sweep import finish, share, sweep
+from robovision.devices import Device
+from robovision.envs.demo_options import RECORD, DemoOptions
+from robovision.envs.demos import collect
 from robovision.envs.minari_dataset import metadata_path
 from robovision.errors import UsageError
 from tests.helpers import TINY
@@ -81,6 +83,22 @@ def test_a_foreign_dataset_of_other_shapes_is_refused(tmp_path: Path, config: Tr
     )
     with pytest.raises(UsageError, match=shapes):
         load_checked(other, foreign)
+
+
+@pytest.mark.parametrize(
+    ("device", "threads", "machines", "expected"),
+    [
+        ("cpu", 0, [{"CPU": 16.0, "GPU": 2.0}], (1, 0)),
+        ("cpu", 3, [{"CPU": 16.0}], (3, 0)),
+        ("auto", 0, [{"CPU": 16.0}, {"memory": 1.0}], (1, 0)),
+        ("auto", 1, [{"CPU": 64.0}, {"CPU": 16.0, "GPU": 2.0}, {"CPU": 12.0, "GPU": 4.0}], (3, 1)),
+        ("cuda", 0, [], (1, 1)),
+    ],
+)
+def test_a_training_takes_its_share_of_a_cluster(
+    config: TrainConfig, device: Device, threads: int, machines: list[dict[str, float]], expected: tuple[int, int]
+) -> None:
+    assert share(dataclasses.replace(config, device=device, threads=threads), machines) == expected
 
 
 def ray_workers() -> Iterator[int]:

@@ -32,7 +32,7 @@ from robovision.agents.report import evaluate_run
 from robovision.agents.train import Training
 from robovision.agents.video import FAILED, SOLVED, mosaic
 from robovision.encoders.checkpoints import load_pretrained
-from robovision.envs.demos import Demonstrations
+from robovision.envs.demo_arrays import Demonstrations
 from robovision.errors import UsageError
 from robovision.optimisers import check_loss, descend, learning_rate, save
 from robovision.run import Run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from robovision.agents.config import EncoderOptions, Evaluation
@@ -11,10 +12,13 @@ from robovision.devices import Device
 from robovision.encoders.names import check_image_size
 from robovision.envs.registry import EnvOptions, resolve
 from robovision.errors import UsageError, unknown
+from robovision.lidar.detectors.models import make_config
 
 Algorithm = Literal["sac", "td3", "ppo"]
 KeypointMethod = Literal["none", "strek", "sift", "rootsift", "orb"]
 Normalised = Literal["reward", "proprioception", "state"]
+RINGS = "rings"
+"""The reader of a LiDAR that is no detector's backbone."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,25 @@ class KeypointOptions:
             raise unknown("keypoints", self.method, get_args(KeypointMethod))
         if self.count < 1:
             raise UsageError(f"keypoints.count must be at least 1, got {self.count}")
+
+
+@dataclass(frozen=True)
+class LidarOptions:
+    """What reads a LiDAR that the policy observes."""
+
+    model: str = RINGS
+    """rings: convolutions along the rings; room, tiny, small or another detector without intensity: its backbone, which
+    sees the points from above."""
+    weights: Path | None = None
+    """A run of `robovision pretrain lidar` of the same model, or its backbone.safetensors; without, random weights."""
+    frozen: bool = False
+    """The backbone stays as it is."""
+
+    def __post_init__(self) -> None:
+        if self.model != RINGS and make_config(self.model).intensity:
+            raise UsageError(f"lidar.model {self.model} sees intensity, which this LiDAR does not measure: take room")
+        if self.model == RINGS and (self.weights is not None or self.frozen):
+            raise UsageError("lidar.weights and lidar.frozen are of a detector's backbone: give --lidar.model room")
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,7 @@ class RLConfig:
     env: EnvOptions = EnvOptions(size=48, preset="fastest", frame_stack=2)
     encoder: EncoderOptions = EncoderOptions(name="vit-micro")
     keypoints: KeypointOptions = KeypointOptions()
+    lidar: LidarOptions = LidarOptions()
     learning: Learning = Learning()
     replay: Replay = Replay()
     rollout: Rollout = Rollout()
@@ -123,7 +147,11 @@ class RLConfig:
             raise unknown("algorithm", self.algorithm, get_args(Algorithm))
         seen = resolve(self.task, self.env)
         if "pixels" in seen.observe and (self.keypoints.method == "none" or self.keypoints.pixels):
-            check_image_size(self.encoder.name, self.env.size, "env.size")
+            check_image_size(self.encoder.name, self.env.size, "env.size", self.encoder.adapter)
+        if self.lidar.model != RINGS and "lidar" not in seen.observe:
+            raise UsageError(
+                f"lidar.model {self.lidar.model} reads a LiDAR, but env.observe is {', '.join(seen.observe)}"
+            )
         for wanted in self.normalise:
             if wanted not in get_args(Normalised):
                 raise unknown("quantity to normalise", wanted, get_args(Normalised))
@@ -143,6 +171,15 @@ class RLConfig:
     def trial(self) -> Trial:
         """The episodes of its evaluations."""
         return Trial(self.task, self.env, self.seed, self.evaluation.episodes)
+
+    @property
+    def sees(self) -> str:
+        """What looks at the observations, in words: `vit-micro + coin`."""
+        observed = resolve(self.task, self.env).observe
+        adapter = "" if self.encoder.adapter == "none" else f" + {self.encoder.adapter}"
+        backbone = "" if self.lidar.model == RINGS else f", backbone {self.lidar.model}"
+        names = {"pixels": self.encoder.name + adapter, "lidar": f"lidar{backbone}"}
+        return ", ".join(names.get(item, item) for item in observed)
 
     @property
     def segment(self) -> int:

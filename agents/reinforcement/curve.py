@@ -32,10 +32,7 @@ def write_picture(path: Path, curve: Curve, judged: Mapping[int, Judged], config
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=120)
     axes = figure.subplots()
-    adapter = "" if config.encoder.adapter == "none" else f" + {config.encoder.adapter}"
-    axes.set_title(
-        f"{config.task}, {config.algorithm} with {config.encoder.name}{adapter}, seed {config.seed}", fontsize=10
-    )
+    axes.set_title(f"{config.task}, {config.algorithm} with {config.sees}, seed {config.seed}", fontsize=10)
     learning = [(row["step"], row["episode_return"]) for row in curve if "episode_return" in row]
     axes.plot(*np.array(learning).T.reshape(2, -1), color="0.6", label="while learning, mean")
     steps = sorted(judged)

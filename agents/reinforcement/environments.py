@@ -12,7 +12,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 from robovision.agents.reinforcement.config import KeypointOptions, RLConfig
 from robovision.agents.reinforcement.vec_env import SB3VecEnv
 from robovision.envs.env import PixelEnv
-from robovision.envs.registry import make_simulation, make_vec
+from robovision.envs.lidar import parse_mount
+from robovision.envs.registry import EnvOptions, make_simulation, make_vec
 from robovision.errors import UsageError
 from robovision.types import Keypoints
 
@@ -56,6 +57,11 @@ def spaces_of(config: RLConfig) -> tuple[spaces.Dict, spaces.Box]:
     observed, actions = env.observation_space, env.action_space
     env.close()
     return (with_keypoints_space(observed, config.keypoints), actions)
+
+
+def sensor_of(task: str, options: EnvOptions) -> str:
+    """The name of the LiDAR that a task's robot carries."""
+    return parse_mount(options.lidar, make_simulation(task).mount).sensor
 
 
 def with_keypoints_space(space: spaces.Dict, options: KeypointOptions) -> spaces.Dict:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -12,16 +11,15 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from robovision.agents.config import EncoderOptions
+from robovision.agents.reinforcement.config import RINGS, LidarOptions
 from robovision.agents.reinforcement.memory import FrameMemory
-from robovision.agents.reinforcement.readers import PointReader, RingReader, VectorReader
+from robovision.agents.reinforcement.readers import CHANNELS, PointReader, RingReader, SweepReader, VectorReader
 from robovision.encoders.base import Encoder
 from robovision.encoders.build import build, set_trainable, shut_gate
 from robovision.errors import UsageError
+from robovision.lidar.detectors.sweep_encoder import SweepEncoder
 
 RGB = 3
-CHANNELS = 16
-"""Numbers that are read of each token."""
-
 EncoderMaker = Callable[[int], Encoder]
 """From the side of the images in pixels to a new encoder, with random weights."""
 
@@ -45,6 +43,8 @@ class PixelExtractor(BaseFeaturesExtractor):
         observation_space: of the environment.
         encoder: options of an encoder by name, or a function that makes any encoder that fulfils the contract.
         features: numbers that are made of each image, or stack of images.
+        lidar: what reads `lidar`.
+        sensor: name of the LiDAR, where a detector's backbone reads it.
 
     Raises:
         UsageError: for an observation that has no reader, and for an encoder that does not fit the images, naming
@@ -52,13 +52,22 @@ class PixelExtractor(BaseFeaturesExtractor):
     """
 
     def __init__(
-        self, observation_space: spaces.Space[object], encoder: EncoderOptions | EncoderMaker, features: int = 128
+        self,
+        observation_space: spaces.Space[object],
+        encoder: EncoderOptions | EncoderMaker,
+        features: int = 128,
+        lidar: LidarOptions = LidarOptions(),  # noqa: B008  frozen
+        sensor: str = "planar",
     ) -> None:
         parts = (
             dict(observation_space.spaces) if isinstance(observation_space, spaces.Dict) else {"": observation_space}
         )
         images = {name: space for name, space in parts.items() if _is_image(space)}
-        others = {name: _reader(name, space) for name, space in parts.items() if name not in images}
+        others = {
+            name: _sweep_reader(lidar, sensor, space) if name == "lidar" else _reader(name, space)
+            for name, space in parts.items()
+            if name not in images
+        }
         super().__init__(observation_space, features * len(images) + sum(reader.width for reader in others.values()))
         sizes = {name: frames_of(name, space) for name, space in images.items()}
         self.stacks = {name: frames for name, (frames, _) in sizes.items()}
@@ -66,6 +75,11 @@ class PixelExtractor(BaseFeaturesExtractor):
         width = self.eye.width if self.eye else 0
         self.trunks = nn.ModuleDict({_key(name): _trunk(k * width, features) for name, k in self.stacks.items()})
         self.readers = nn.ModuleDict({_key(name): reader for name, reader in others.items()})
+
+    @property
+    def sweep_encoder(self) -> SweepEncoder | None:
+        """The backbone that sees the LiDAR's points; None for none."""
+        return next((r.encoder for r in self.readers.values() if isinstance(r, SweepReader)), None)
 
     @property
     def encoder(self) -> Encoder | None:
@@ -127,14 +141,14 @@ class _Eye(nn.Module):
 
 @torch.no_grad()
 def fit_batch_norms(encoder: Encoder, images: Tensor, part: nn.Module | None = None) -> None:
-    """Set the statistics of an encoder's batch norms to those of images [N, 3, H, W] (data-dependent initialisation).
+    """Set the statistics of an encoder's batch norms to those of what it sees (data-dependent initialisation).
 
     Without this a network with random weights hardly tells images apart. One with pretrained weights brings its own:
     then `part` is the part of it that does not, such as CoIn.
     """
     part = encoder if part is None else part
     for module in part.modules():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             module.reset_running_stats()
             module.momentum = None  # the mean over all calls
     part.train()
@@ -200,14 +214,31 @@ def _is_image(space: spaces.Space[object]) -> bool:
     return isinstance(space, spaces.Box) and space.dtype == "uint8" and len(space.shape) == 3
 
 
-def _reader(name: str, space: spaces.Space[object]) -> RingReader | PointReader | VectorReader:
+def _sweep_reader(options: LidarOptions, sensor: str, space: spaces.Space[object]) -> RingReader | SweepReader:
+    """What reads the observation `lidar`.
+
+    Raises:
+        UsageError: if it is of another sensor, or none of rings and columns.
+    """
+    if not isinstance(space, spaces.Box) or len(space.shape) != 2:
+        raise UsageError(f"the observation 'lidar' must be [rings, columns], got {space}")
+    if options.model == RINGS:
+        return RingReader(*space.shape, reach=float(space.high.max()))
+    reader = SweepReader(options, sensor)
+    try:
+        reader.encoder.grid(*space.shape)
+    except ValueError as error:
+        raise UsageError(f"the backbone {options.model} can't read the observation 'lidar': {error}") from error
+    return reader
+
+
+def _reader(name: str, space: spaces.Space[object]) -> PointReader | VectorReader:
     """What reads an observation that is no image, by its name and shape."""
     shape = space.shape if isinstance(space, spaces.Box) else None
     if shape is not None and len(shape) == 1:
         return VectorReader(shape[0])
     if shape is not None and len(shape) == 2:
-        make = {"lidar": functools.partial(RingReader, reach=float(cast(spaces.Box, space).high.max()))}
-        return make.get(name, PointReader)(*shape)
+        return PointReader(*shape)
     raise UsageError(
         f"no reader for the observation {name!r}, {space}: images must be uint8 [3 k, S, S]; others vectors [D], "
         f"`lidar` [rings, columns], or sets of points [N, D]"

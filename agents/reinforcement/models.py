@@ -17,7 +17,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from torch import Tensor
 
 from robovision import weights
-from robovision.agents.reinforcement.config import RLConfig
+from robovision.agents.reinforcement.config import RINGS, RLConfig
+from robovision.agents.reinforcement.environments import sensor_of
 from robovision.agents.reinforcement.policies import PixelPPOPolicy, PixelSACPolicy, PixelTD3Policy
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
 from robovision.errors import UsageError, unknown
@@ -73,11 +74,14 @@ def make_model(config: RLConfig, env: VecEnv) -> Model:
 
 def policy_options(config: RLConfig) -> dict[str, Any]:
     """The arguments of the policy's class."""
+    extractor: dict[str, Any] = {"encoder": config.encoder, "features": config.learning.features}
+    if config.lidar.model != RINGS:
+        extractor |= {"lidar": config.lidar, "sensor": sensor_of(config.task, config.env)}
     return {
         "net_arch": [config.learning.width] * 2,
         "optimizer_kwargs": {"fused": True},
         "encoder_pace": (config.learning.encoder_lr or config.learning.lr) / config.learning.lr,
-        "features_extractor_kwargs": {"encoder": config.encoder, "features": config.learning.features},
+        "features_extractor_kwargs": extractor,
     }
 
 

@@ -49,6 +49,9 @@ from robovision.encoders.names import find_spec
 from robovision.encoders.vit import ViT
 from robovision.envs.registry import resolve as resolve_env
 from robovision.files import write_atomically
+from robovision.lidar.detectors.models import make_config
+from robovision.lidar.pretraining.files import assign_backbone
+from robovision.lidar.pretraining.network import Trunk
 from robovision.progress import move
 from robovision.run import Run
 from robovision.seeding import derive
@@ -70,9 +73,14 @@ def resolve(config: RLConfig) -> RLConfig:
         path = encoder.weights or find_weights(encoder.name)
         load_pretrained(build(encoder.name, config.env.size), path)
         encoder = dataclasses.replace(encoder, weights=path.resolve())
+    lidar = config.lidar
+    if lidar.weights is not None:
+        assign_backbone(Trunk(make_config(lidar.model)), lidar.weights)
+        lidar = dataclasses.replace(lidar, weights=lidar.weights.resolve())
     return dataclasses.replace(
         config,
         encoder=encoder,
+        lidar=lidar,
         device=resolve_device(config.device),
         threads=config.threads or cpu_count(),
         workers=config.workers or cpu_count(),
@@ -123,19 +131,25 @@ class Training:
         return self.model.num_timesteps
 
     def _begin(self) -> None:
-        """Give a new encoder its pretrained weights; fit the batch norms of what starts at random to what is seen."""
-        encoder = self._extractor.encoder
-        if encoder is None:
-            return
-        fresh: nn.Module | None = encoder
-        if self.config.encoder.weights is not None:
-            load_pretrained(encoder, self.config.encoder.weights)
-            fresh = encoder.injector if isinstance(encoder, ViT) else None
-        if fresh is not None:
-            fit_batch_norms(encoder, self._look().to(self.model.device), fresh)
+        """Give new encoders their pretrained weights; fit the batch norms of what starts at random to what is seen."""
+        config, extractor = self.config, self._extractor
+        images, sweeps = extractor.encoder, extractor.sweep_encoder
+        fresh: nn.Module | None = images
+        if images is not None and config.encoder.weights is not None:
+            load_pretrained(images, config.encoder.weights)
+            fresh = images.injector if isinstance(images, ViT) else None
+        if sweeps is not None and config.lidar.weights is not None:
+            assign_backbone(sweeps.trunk, config.lidar.weights)
+            sweeps = None
+        seen = self._look() if fresh is not None or sweeps is not None else {}
+        if images is not None and fresh is not None:
+            frames = torch.cat([seen[name].reshape(-1, RGB, *seen[name].shape[2:]) for name in extractor.stacks])
+            fit_batch_norms(images, frames, fresh)
+        if sweeps is not None:
+            fit_batch_norms(sweeps, seen["lidar"])
 
-    def _look(self) -> Tensor:
-        """Images [N, 3, H, W] of steps at random."""
+    def _look(self) -> dict[str, Tensor]:
+        """What is observed in steps at random, by name, end to end."""
         self._seed("looks")
         self.envs.reset()
         shape = self.envs.num_envs, *(self.envs.action_space.shape or ())
@@ -143,10 +157,11 @@ class Training:
         for _ in range(LOOKS):
             observations, *_ = self.envs.step(np.random.uniform(-1, 1, shape).astype(np.float32))  # noqa: NPY002  seeded
             assert isinstance(observations, dict)
-            seen += [
-                observations[name].reshape(-1, RGB, *observations[name].shape[2:]) for name in self._extractor.stacks
-            ]
-        return torch.from_numpy(np.concatenate(seen))
+            seen.append(observations)
+        return {
+            name: torch.from_numpy(np.concatenate([each[name] for each in seen])).to(self.model.device)
+            for name in seen[0]
+        }
 
     def _learn(self, log: Log) -> None:
         config = self.config

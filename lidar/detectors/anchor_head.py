@@ -67,17 +67,21 @@ class AnchorHead(Head):
         return {name: torch.stack(values).mean() for name, values in terms.items()}
 
     def decode(self, maps: Maps) -> list[Found]:
+        return self.read(maps, self.config.score, self.config.overlap, self.config.most)
+
+    def read(self, maps: Maps, score: float, overlap: float, most: int) -> list[Found]:
+        """The best boxes of each sweep above a score, at most so many, of which no two overlap by more."""
         logits, boxes, directions = self._flat(maps)
         anchors = self.anchors(maps).view(-1, 7)
         found = []
         for k in range(len(logits)):
-            score, label = logits[k].sigmoid().max(dim=1)
-            sure = (score > self.config.score).nonzero()[:, 0]
-            sure = sure[score[sure].argsort(descending=True, stable=True)[:CANDIDATES]]
+            value, label = logits[k].sigmoid().max(dim=1)
+            sure = (value > score).nonzero()[:, 0]
+            sure = sure[value[sure].argsort(descending=True, stable=True)[:CANDIDATES]]
             read = decode(boxes[k, sure], anchors[sure])
             yaw = limit(read[:, 6] - OFFSET, 0.0, math.pi) + OFFSET + math.pi * directions[k, sure].argmax(dim=1)
             read = torch.cat([read[:, :6], yaw[:, None]], dim=1)
-            found.append(choose(Found(read, label[sure], score[sure]), self.config.overlap, self.config.most))
+            found.append(choose(Found(read, label[sure], value[sure]), overlap, most))
         return found
 
     def anchors(self, maps: Maps) -> Tensor:

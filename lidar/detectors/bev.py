@@ -5,10 +5,15 @@ Source: SECOND (Yan et al., 2018), figure 2; layers in the order in which OpenPC
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
 from robovision.lidar.detectors.config import BevOptions
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.data import Image
+from robovision.symmetry.groups import shifts, turns
 
 
 class BevBackbone(nn.Module):
@@ -30,6 +35,14 @@ class BevBackbone(nn.Module):
             for channels, out, stride in zip(options.channels, options.up_channels, options.up_strides, strict=True)
         )
         self.channels = sum(options.up_channels)
+        self.stride, self.coarsest = options.stride, math.prod(options.strides)
+        self._options = options
+
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """Shifts by the cells of its coarsest map, far from the border's zeros; turns are broken."""
+        cells = Image(float(self.stride))
+        moved = Symmetry(shifts(self.coarsest), "interior", outputs=cells, margin=self._reach())
+        return moved, Symmetry(turns("C4"), "none", outputs=cells)
 
     def forward(self, features: Tensor) -> Tensor:
         enlarged = []
@@ -37,6 +50,15 @@ class BevBackbone(nn.Module):
             features = block(features)
             enlarged.append(deblock(features))
         return torch.cat(enlarged, dim=1)
+
+    def _reach(self) -> int:
+        """Cells of the result that a cell sees to each side."""
+        inputs, cell = 0, 1
+        for stride, layers in zip(self._options.strides, self._options.layers, strict=True):
+            inputs += cell  # the first convolution, on the finer grid
+            cell *= stride
+            inputs += layers * cell
+        return -(-(inputs + cell) // self.stride)
 
 
 def _block(width: int, channels: int, stride: int, layers: int) -> nn.Sequential:

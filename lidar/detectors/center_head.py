@@ -38,7 +38,8 @@ class CenterHead(Head):
 
     def forward(self, features: Tensor) -> Maps:
         shared = self.shared(features)
-        return {name: part(shared).float() for name, part in self.parts.items()}
+        maps = {name: part(shared) for name, part in self.parts.items()}
+        return {name: map_.to(torch.promote_types(map_.dtype, torch.float32)) for name, map_ in maps.items()}
 
     def losses(self, maps: Maps, truth: list[Objects]) -> dict[str, Tensor]:
         height, width = maps["hm"].shape[2:]

@@ -99,6 +99,30 @@ class CenterOptions:
 
 
 @dataclass(frozen=True)
+class RoiOptions:
+    """A second stage that looks into each box that the first one proposes (Voxel R-CNN)."""
+
+    radii: tuple[float, float, float] = (0.4, 0.8, 1.6)
+    """Metres around a place within which the second, third and fourth stage of the backbone are pooled."""
+    grid: int = 6
+    """Places along each side of a box."""
+    channels: int = 32
+    """Channels of what is pooled of each stage."""
+    neighbours: int = 16
+    """Voxels around a place that count, at most."""
+    hidden: int = 256
+    """Units of the layers over a box."""
+    proposals: int = 100
+    """Boxes that are looked into."""
+    proposed: int = 512
+    """Boxes of which those that are taught are drawn."""
+    taught: int = 128
+    """Boxes of a sweep that are taught."""
+    overlap: float = 0.7
+    """Of two proposals that overlap by more on the ground, the better one stays; while training, 0.8."""
+
+
+@dataclass(frozen=True)
 class DetectorConfig:
     """A detector: what it looks at, its network, its head and how its boxes are chosen."""
 
@@ -117,6 +141,8 @@ class DetectorConfig:
     anchors: tuple[Anchor, ...] = ()
     """Of each class, for an anchor head; none for a centre head."""
     center: CenterOptions = CenterOptions()
+    roi: RoiOptions | None = None
+    """A second stage, behind an anchor head on SECOND's convolutions."""
     score: float = 0.1
     """The least score of a detection."""
     overlap: float = 0.01
@@ -135,6 +161,8 @@ class DetectorConfig:
             raise UsageError(
                 f"there are {len(self.anchors)} anchors for {len(self.classes)} classes; give one for each"
             )
+        if self.roi is not None and (self.encoder != "second" or not self.anchors):
+            raise UsageError("a second stage needs anchors, and the encoder second")
         for _, name in self.merged:
             if name not in self.classes:
                 raise UsageError(f"{name!r}, which another class is taught as, is none of {self.classes}")

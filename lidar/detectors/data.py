@@ -1,4 +1,4 @@
-"""Labelled sweeps to learn from: KITTI's layout, the simulator's sequences, Argoverse 2; split by sequence.
+"""Labelled sweeps to learn from: KITTI's layout, the simulator's sequences, nuScenes; split by sequence.
 
 Uniformly drawn frames of one sequence are almost the same picture, so that a share of the labels is a share of whole
 sequences (a folder with `velodyne`, or a log, is one).
@@ -6,6 +6,7 @@ sequences (a folder with `velodyne`, or a log, is one).
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from robovision.lidar.detectors.augmentation import Scene
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import features
 from robovision.lidar.detectors.heads import Objects
+from robovision.lidar.detectors.nuscenes_data import find_root, find_scenes, is_nuscenes, read_truth
 from robovision.lidar.frames import Frame, read_frame
 from robovision.lidar.kitti_calibration import IMAGE, read_calibration
 from robovision.lidar.kitti_labels import read_labels
@@ -36,16 +38,22 @@ class Drive:
 
 
 def find_sequences(folders: Sequence[Path], labelled: bool = True) -> list[Drive]:
-    """The sequences in folders: one with `velodyne` in it is one, else those with it one level below.
+    """The sequences in folders: one with `velodyne` in it is one, else those with it one level below; nuScenes' scenes.
 
     Raises:
         UsageError: for a folder without any, or, where they are asked for, sweeps without labels.
     """
     found = []
     for folder in folders:
+        if is_nuscenes(folder):
+            found += [Drive(name, clouds) for name, clouds in find_scenes(folder).items()]
+            continue
         places = [folder] if (folder / "velodyne").is_dir() else sorted(p.parent for p in folder.glob("*/velodyne"))
         if not places:
-            raise UsageError(f"{folder} holds no sequence: neither it nor a folder in it has a folder velodyne")
+            raise UsageError(
+                f"{folder} holds no sequence: neither it nor a folder in it has a folder velodyne, and it is "
+                "not nuScenes (samples/LIDAR_TOP and v1.0-*)"
+            )
         found += [_sequence(place, labelled) for place in places]
     return found
 
@@ -71,7 +79,7 @@ def take_fraction(sequences: Sequence[Drive], fraction: float, seed: int) -> lis
 
 
 def check_classes(sequences: Sequence[Drive], config: DetectorConfig) -> Counter[str]:
-    """How many objects of each class sequences in KITTI's layout hold.
+    """How many objects of each class sequences hold.
 
     Raises:
         UsageError: if there is none of a class, naming it.
@@ -80,16 +88,25 @@ def check_classes(sequences: Sequence[Drive], config: DetectorConfig) -> Counter
     counts: Counter[str] = Counter()
     for sequence in sequences:
         for cloud in sequence.clouds:
-            names = read_labels(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt").names
-            counts.update(merged.get(name, name) for name in names)
+            counts.update(merged.get(name, name) for name in _names(cloud))
     empty = [name for name in config.classes if not counts[name]]
     if empty:
         drives = ", ".join(s.name for s in sequences[:5]) + (", ..." if len(sequences) > 5 else "")
         raise UsageError(
             f"no label of class {', '.join(empty)} in the {len(sequences)} sequences chosen ({drives}); "
-            "take a larger --fraction, another --seed, or leave the class out with --classes"
+            f"these hold {', '.join(sorted(counts)) or 'nothing'}; "
+            "take a larger --fraction, another --seed, or name others with --classes"
         )
     return Counter({name: counts[name] for name in config.classes})
+
+
+def _names(cloud: Path) -> list[str]:
+    """The classes of a sweep's objects."""
+    root = find_root(cloud)
+    if root is not None:
+        truth = read_truth(root, cloud)
+        return [truth.classes[label] for label in truth.labels.tolist()]
+    return list(read_labels(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt").names)
 
 
 def read_scene(path: Path, config: DetectorConfig, view: bool = False) -> Scene:
@@ -99,6 +116,9 @@ def read_scene(path: Path, config: DetectorConfig, view: bool = False) -> Scene:
         UsageError: if there are no labels, or a file is wrong.
     """
     frame = read_frame(path)
+    root = find_root(path)
+    if root is not None:
+        frame = dataclasses.replace(frame, truth=read_truth(root, path))
     if frame.truth is None:
         raise UsageError(f"{path} has no labels beside it; training needs KITTI's label_2 and calib beside velodyne")
     cloud = in_view(frame, path) if view else frame.cloud

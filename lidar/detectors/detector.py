@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -10,15 +12,33 @@ from robovision.lidar.detectors.anchor_head import AnchorHead
 from robovision.lidar.detectors.bev import BevBackbone
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.ground import Ground, Sweep
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects
 from robovision.lidar.detectors.pillars import PillarEncoder
+from robovision.lidar.detectors.roi_head import RoiHead
 from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
+from robovision.lidar.sparse import SparseMap
+from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.groups import CLOUD_SCALE, GROUND, MIRROR, PERMUTATION, YAW
 from robovision.types import Boxes3D, PointCloud
 
 NEAR = 25.0
 """Metres to each side within which the ground is looked for."""
+PROPOSED_OVERLAP = 0.8
+"""Of two proposals that overlap by more, the better one stays while the second stage is taught."""
 STEP = 0.1
 """Metres by which heights are told apart there."""
+
+
+Stages = tuple[SparseMap, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """The head's maps of sweeps and, if there is a second stage, the sparse backbone's features of each stage."""
+
+    maps: Maps
+    stages: Stages = ()
 
 
 class Detector(nn.Module):
@@ -30,20 +50,57 @@ class Detector(nn.Module):
         self.encoder = (PillarEncoder if config.encoder == "pillars" else VoxelEncoder)(config)
         self.backbone = BevBackbone(self.encoder.channels, config.bev)
         self.head: Head = (AnchorHead if config.anchors else CenterHead)(self.backbone.channels, config)
+        self.roi_head = None if config.roi is None else RoiHead(config, config.roi)
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def forward(self, points: Tensor, sample: Tensor, size: int) -> Maps:
-        """The head's maps of points [P, 3 or 4], in the frame that the detector was taught, of `size` sweeps."""
-        maps: Maps = self.head(self.backbone(self.encoder(points, sample, size)))
-        return maps
+    def symmetries(self) -> tuple[Symmetry, ...]:
+        """The points' order is nothing to it; it sees absolute coordinates, so that nothing else is kept.
 
-    def losses(self, points: Tensor, sample: Tensor, truth: list[Objects]) -> dict[str, Tensor]:
+        Of one sweep's points alone: of the function `points -> self(points, zeros, 1)`.
+        """
+        cell = self.config.grid.voxel[0] * self.config.bev.stride * (1 if self.config.encoder == "pillars" else 8)
+        moving = GROUND.of(cell), YAW.of(90.0), MIRROR, CLOUD_SCALE.of(1.1)
+        ground = Ground(self.config.grid)
+        order = Symmetry(PERMUTATION, "exact", Sweep(), ground, part=_scores)
+        return order, *(Symmetry(group, "none", Sweep(), ground, part=_scores) for group in moving)
+
+    def features(self, points: Tensor, sample: Tensor, size: int) -> tuple[Tensor, Stages]:
+        """What the head reads, [B, C, H, W], of points [P, 3 or 4] of `size` sweeps; and what a second stage does."""
+        if self.roi_head is None:
+            return self.backbone(self.encoder(points, sample, size)), ()
+        assert isinstance(self.encoder, VoxelEncoder)
+        stages = self.encoder.stages(points, sample, size)
+        return self.backbone(stages[-1].dense().flatten(1, 2)), tuple(stages)
+
+    def forward(self, points: Tensor, sample: Tensor, size: int) -> Seen:
+        """What is seen of points [P, 3 or 4], in the frame that the detector was taught, of `size` sweeps."""
+        features, stages = self.features(points, sample, size)
+        return Seen(self.head(features), stages)
+
+    def losses(self, seen: Seen, truth: list[Objects]) -> dict[str, Tensor]:
         """The terms of the loss of sweeps whose true objects are these."""
-        return self.head.losses(self(points, sample, len(truth)), truth)
+        terms = self.head.losses(seen.maps, truth)
+        if self.roi_head is None:
+            return terms
+        options = self.roi_head.options
+        with torch.no_grad():
+            proposals = self._propose(seen, PROPOSED_OVERLAP, options.proposed)
+        return terms | self.roi_head.losses(seen.stages, proposals, truth)
 
-    def decode(self, maps: Maps) -> list[Found]:
+    def decode(self, seen: Seen) -> list[Found]:
         """The detections of each sweep."""
-        return self.head.decode(maps)
+        if self.roi_head is None:
+            return self.head.decode(seen.maps)
+        options = self.roi_head.options
+        return self.roi_head.refine(seen.stages, self._propose(seen, options.overlap, options.proposals))
+
+    def _propose(self, seen: Seen, overlap: float, most: int) -> list[Found]:
+        assert isinstance(self.head, AnchorHead)
+        return self.head.read(seen.maps, 0.0, overlap, most)
+
+
+def _scores(seen: Seen) -> Tensor:
+    return seen.maps["cls" if "cls" in seen.maps else "hm"]
 
 
 def ground_level(cloud: PointCloud) -> float:

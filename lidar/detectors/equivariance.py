@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from robovision.files import write_atomically, write_csv
 from robovision.lidar.boxes import bev_iou
 from robovision.lidar.detectors.config import DetectorConfig
-from robovision.lidar.detectors.detector import Detector
+from robovision.lidar.detectors.detector import Detector, Seen
+from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.transforms import Similarity
 
 if TYPE_CHECKING:
@@ -80,21 +80,6 @@ def measure(
             answers.append(_summarise(kind, magnitude, parts))
             done(len(answers))
     return answers
-
-
-def act_on_map(element: Similarity, features: Tensor, config: DetectorConfig) -> tuple[Tensor, Tensor]:
-    """The map [1, C, H, W] moved by a group element, between cells bilinear, and where it is known, bool [H, W]."""
-    height, width = features.shape[2:]
-    low = torch.tensor(config.grid.low[:2])
-    extent = torch.tensor(config.grid.high[:2]) - low
-    x = (torch.arange(width) + 0.5) / width * extent[0] + low[0]
-    y = (torch.arange(height) + 0.5) / height * extent[1] + low[1]
-    place = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)], dim=-1)
-    source = (element.inverse().points(place)[..., :2] - low) / extent * 2 - 1
-    at = source[None].to(features)
-    moved = functional.grid_sample(features, at, align_corners=False)
-    known = functional.grid_sample(torch.ones_like(features[:, :1]), at, align_corners=False)[0, 0] > 0.999
-    return moved, known
 
 
 def write_report(out: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
@@ -158,13 +143,12 @@ class _Part:
 
 def _features(detector: Detector, points: Tensor) -> Tensor:
     sample = torch.zeros(len(points), dtype=torch.int64)
-    features: Tensor = detector.backbone(detector.encoder(points, sample, 1))
-    return features
+    return detector.features(points, sample, 1)[0]
 
 
 def _run(detector: Detector, points: Tensor) -> Still:
-    features = _features(detector, points)
-    (found,) = detector.decode(detector.head(features))
+    features, stages = detector.features(points, torch.zeros(len(points), dtype=torch.int64), 1)
+    (found,) = detector.decode(Seen(detector.head(features), stages))
     return features, found.boxes, found.scores
 
 
@@ -172,7 +156,7 @@ def _compare(detector: Detector, points: Tensor, before: Still, element: Similar
     features, boxes, scores = before
     moved = torch.cat([element.points(points[:, :3]), points[:, 3:]], dim=1)
     then, found, _ = _run(detector, moved)
-    wanted, known = act_on_map(element, features, detector.config)
+    wanted, known = act_on_map(element, features, detector.config.grid)
     looked = known & occupied(moved[:, :3], detector.config, (known.shape[0], known.shape[1]))
     there = wanted[..., looked]
     error = (then[..., looked] - there).square().sum()

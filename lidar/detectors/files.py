@@ -56,7 +56,7 @@ def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> Non
     ]
     faults += [f"{name}: unexpected" for name in given if name not in own]
     if faults:
-        heads = all(fault.startswith("head.") for fault in faults)
+        heads = all(fault.startswith(("head.", "roi_head.")) for fault in faults)
         kind = f"for another list of classes than {', '.join(detector.config.classes)}" if heads else "of another model"
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UsageError(f"{path} holds weights {kind}:\n  " + "\n  ".join(faults[:SHOWN]) + more)

@@ -1,13 +1,15 @@
 """Detectors by name, in the sizes in which they were published, without importing torch.
 
-Sources: PointPillars (Lang et al., 2019), SECOND (Yan et al., 2018), CenterPoint (Yin et al., 2021), with the numbers
-of OpenPCDet's settings: KITTI's for the first two, Waymo's for the last.
+Sources: PointPillars (Lang et al., 2019), SECOND (Yan et al., 2018), Voxel R-CNN
+(Deng et al., 2021) and CenterPoint (Yin et al., 2021), with the numbers
+of OpenPCDet's settings: KITTI's for the first three, Waymo's for the last. small, tiny and room are this library's own:
+around a car, before one, and around a robot in a room.
 """
 
 from __future__ import annotations
 
 from robovision.errors import unknown
-from robovision.lidar.detectors.config import Anchor, BevOptions, CenterOptions, DetectorConfig, Grid
+from robovision.lidar.detectors.config import Anchor, BevOptions, CenterOptions, DetectorConfig, Grid, RoiOptions
 
 KITTI = ("Car", "Pedestrian", "Cyclist")
 WAYMO = ("Vehicle", "Pedestrian", "Cyclist")
@@ -42,6 +44,18 @@ MODELS: dict[str, DetectorConfig] = {
         most=200,
         merged=(("Van", "Car"), ("Person_sitting", "Pedestrian")),
     ),
+    "room": DetectorConfig(
+        ("Pedestrian",),
+        Grid((-4.8, -4.8, -1.0), (4.8, 4.8, 1.0), (0.4, 0.4, 2.0)),
+        BevOptions((1, 1), (2, 2), (16, 32), (1, 2), (16, 16)),
+        pillars=(16,),
+        padding=0,
+        intensity=False,
+        center=CenterOptions(32, bias=False),
+        overlap=0.2,
+        most=50,
+        ground=-0.28,
+    ),
     "pointpillars": DetectorConfig(
         KITTI,
         Grid((0.0, -39.68, -3.0), (69.12, 39.68, 1.0), (0.16, 0.16, 4.0)),
@@ -54,6 +68,16 @@ MODELS: dict[str, DetectorConfig] = {
         BevOptions((5, 5), (1, 2), (128, 256), (1, 2), (256, 256)),
         encoder="second",
         anchors=ANCHORS,
+    ),
+    "voxel-rcnn": DetectorConfig(
+        ("Car",),
+        Grid((0.0, -40.0, -3.0), (70.4, 40.0, 1.0), (0.05, 0.05, 0.1)),
+        BevOptions((5, 5), (1, 2), (64, 128), (1, 2), (128, 128)),
+        encoder="second",
+        anchors=ANCHORS[:1],
+        roi=RoiOptions(),
+        score=0.3,
+        overlap=0.1,
     ),
     "centerpoint-pillar": DetectorConfig(
         WAYMO,

@@ -48,7 +48,7 @@ class PillarEncoder(nn.Module):
         Metric coordinates lose centimetres in bfloat16, so that this part stays float32 under autocast.
         """
         with torch.autocast(points.device.type, enabled=False):
-            voxels = voxelise(points.float(), sample, self.grid)
+            voxels = voxelise(points.to(next(self.parameters()).dtype), sample, self.grid)
             values = describe(voxels, self.grid)
             if self.padding:
                 values, voxels = pad(values, voxels, self.padding)

@@ -63,7 +63,7 @@ class VoxelEncoder(nn.Module):
 
     def stages(self, points: Tensor, sample: Tensor, size: int) -> list[SparseMap]:
         """The features after each stage: at 1, 2, 4 and 8 voxels a site, and the last with the height reduced."""
-        voxels = voxelise(points.float(), sample, self.grid)
+        voxels = voxelise(points.to(next(self.parameters()).dtype), sample, self.grid)
         here = SparseMap(voxels.mean(voxels.points), Sites(voxels.coordinates, self.shape, size))
         found = []
         here = self.conv_input(here)

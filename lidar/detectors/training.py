@@ -106,8 +106,8 @@ class Objective(nn.Module):
 
     def forward(self, points: Tensor, sample: Tensor, truth: list[Objects]) -> dict[str, Tensor]:
         with torch.autocast(points.device.type, torch.bfloat16, enabled=self._half):
-            maps = self.detector(points, sample, len(truth))
-        return self.detector.head.losses(maps, truth)
+            seen = self.detector(points, sample, len(truth))
+        return self.detector.losses(seen, truth)
 
 
 class Training:
@@ -170,6 +170,7 @@ class Training:
         """One step of AdamW on the loss of one batch."""
         options, step, device = self.options, self._steps.step, self._processes.device(self.options.device)
         points, sample, truth = batch
+        torch.manual_seed(derive(options.seed, "step", step, self._processes.rank) % 2**63)  # dropout, proposals
         moved = [Objects(objects.boxes.to(device), objects.labels.to(device)) for objects in truth]
         terms = cast("dict[str, Tensor]", objective(points.to(device), sample.to(device), moved))
         loss = torch.stack(list(terms.values())).sum()

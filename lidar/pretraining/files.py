@@ -39,15 +39,15 @@ def load_backbone(path: Path) -> Detector:
     return detector.eval()
 
 
-def assign_backbone(detector: Detector, path: Path) -> None:
-    """Copy a pretrained backbone, of a file or of a run folder, into a detector, whose head stays as it is.
+def assign_backbone(detector: Detector | Trunk, path: Path) -> None:
+    """Copy a pretrained backbone, of a file or of a run folder, into a detector; its head, if any, stays as it is.
 
     Raises:
         UsageError: if it can't be read, is no backbone, or is another model's, naming what differs.
     """
     file, config = _read(path)
     _check_model(config, detector.config, file)
-    own = {name: value for name, value in detector.state_dict().items() if not name.startswith("head.")}
+    own = {name: value for name, value in detector.state_dict().items() if not name.startswith(("head.", "roi_head."))}
     given = weights.load_floats(file)
     faults = [f"missing: {name}" for name in own if name not in given]
     faults += [f"unexpected: {name}" for name in given if name not in own]

@@ -27,8 +27,13 @@ class Trunk(nn.Module):
     def forward(self, view: View) -> Tensor:
         """The features float32 [B, C, H, W] of a view's sweeps; `half`: the convolutions in bfloat16."""
         with torch.autocast(view.points.device.type, torch.bfloat16, enabled=self._half):
-            features: Tensor = self.backbone(self.encoder(view.points, view.sample, len(view)))
+            features = self.features(view.points, view.sample, len(view))
         return features.float()
+
+    def features(self, points: Tensor, sample: Tensor, size: int) -> Tensor:
+        """The features [B, C, H, W] of points [P, 3 or 4] of `size` sweeps."""
+        features: Tensor = self.backbone(self.encoder(points, sample, size))
+        return features
 
 
 class Target(nn.Module):

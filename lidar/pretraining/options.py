@@ -5,13 +5,10 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from robovision.devices import Device, Precision
 from robovision.errors import UsageError
-from robovision.lidar.detectors.config import DetectorConfig
-from robovision.lidar.detectors.models import make_config
+from robovision.lidar.detectors.fit_options import FitOptions
 
 Name = Literal["contrast", "rotation", "flow", "pointcontrast", "strl", "also"]
 
@@ -54,17 +51,14 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
+class PretrainOptions(FitOptions):
     """Pretraining of what a detector has before its head."""
 
-    data: tuple[Path, ...] = (Path("lidar-scenes"),)
-    """Folders of sequences, as of `robovision lidar simulate`; no labels are read."""
-    model: str = "small"
-    """Whose backbone: small, tiny, pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
-    intensity: bool = True
-    """Whether a model that sees the points' intensity may."""
     objectives: tuple[Name, ...] = ("contrast", "rotation", "flow")
     """contrast, rotation and flow are the method's; pointcontrast, strl and also are baselines."""
+    flow: Literal["truth", "estimated"] = "truth"
+    """Where the objective flow has it from: beside the sweeps, as the simulator writes it, or estimated of each pair of
+    sweeps and kept in $ROBOVISION_CACHE/flow."""
     weights: Weights = Weights()
     motion: MotionOptions = MotionOptions()
     temperature: float = 0.07
@@ -77,41 +71,13 @@ class PretrainOptions:
     """Whether the rotation is told from the sweep before and after it, instead of after alone."""
     ema: float = 0.999
     """Share of the target's weights that stays in a step."""
-    steps: int = 2000
-    """Steps of the optimiser."""
-    batch: int = 4
-    """Sweeps in one step, over all processes."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
-    weight_decay: float = 0.01
-    seed: int = 0
-    """Chooses initial weights, order and motions."""
-    checkpoint_every: int = 100
-    """Steps between two checkpoints."""
-    device: Device = "auto"
-    precision: Precision = "auto"
-    """Of the convolutions; auto: bfloat16 where the device multiplies it natively."""
-    threads: int = 0
-    """Threads of the processor; 0: as many as there are cores. They decide the last bits."""
-    loaders: int = 0
-    """Processes that read ahead; 0: none."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "lr", "checkpoint_every", "temperature", "points", "width"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
-        for name in ("threads", "loaders", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
+        self.check(("temperature", "points", "width"))
         if not 0 <= self.ema < 1:
             raise UsageError(f"ema must be at least 0 and below 1, got {self.ema:g}")
         if not self.objectives or len(set(self.objectives)) < len(self.objectives):
             raise UsageError(f"name at least one objective, each once, got {', '.join(self.objectives) or 'none'}")
-        if not self.data:
-            raise UsageError("give at least one folder of sequences by --data")
-        self.detector()
-
-    def detector(self) -> DetectorConfig:
-        """The detector whose backbone is pretrained."""
-        config = make_config(self.model)
-        return dataclasses.replace(config, intensity=config.intensity and self.intensity)
+        super().__post_init__()

@@ -41,8 +41,8 @@ class Moment:
     flow: Tensor
 
 
-FlowReader = Callable[[Path, PointCloud], Array]
-"""The flow [Q, 3] from the sweep in a file, whose cloud is given too, to the next one."""
+FlowReader = Callable[[Path, PointCloud, PointCloud], Array]
+"""The flow [Q, 3] from the sweep in a file, the first cloud, to the next one, the second."""
 
 
 def find_places(drives: Sequence[Drive], pairs: bool) -> list[Place]:
@@ -69,16 +69,16 @@ def read_moment(place: Place, intensity: bool, pairs: bool, flow: FlowReader | N
     Raises:
         UsageError: if a file is wrong, or the flow is of another sweep.
     """
-    _, points = _read(place.now, intensity)
+    now, points = _read(place.now, intensity)
     if not pairs or place.before is None:
         return Moment(points, points[:0], points[:0, :3])
     before, earlier = _read(place.before, intensity)
     if flow is None:
         return Moment(points, earlier, torch.zeros(len(earlier), 3))
-    return Moment(points, earlier, torch.from_numpy(flow(place.before, before)).float())
+    return Moment(points, earlier, torch.from_numpy(flow(place.before, before, now)).float())
 
 
-def read_truth(path: Path, before: PointCloud) -> Array:
+def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     """The flow beside a sweep, in the sequence's folder `flow`.
 
     Raises:
@@ -87,13 +87,21 @@ def read_truth(path: Path, before: PointCloud) -> Array:
     file = path.parent.parent / "flow" / f"{stem(path)}.npz"
     if not file.is_file():
         raise UsageError(
-            f"{path} has no flow {file}: give sequences of `robovision lidar simulate`, or leave flow out of "
-            "--objectives"
+            f"{path} has no flow {file}: give sequences of `robovision lidar simulate`, --flow estimated, or "
+            "leave flow out of --objectives"
         )
     flow = read_flow(file)
     if len(flow) != len(before):
         raise UsageError(f"{file} is the flow of another sweep: of {len(flow)} points, not the {len(before)} of {path}")
     return flow
+
+
+def estimate_all(places: Sequence[Place], flow: FlowReader, done: Callable[[int], None]) -> None:
+    """Ask for the flow of each place that another sweep precedes, so that it is kept; `done` hears of each."""
+    for number, place in enumerate(places, 1):
+        if place.before is not None:
+            flow(place.before, read_cloud(place.before), read_cloud(place.now))
+        done(number)
 
 
 def _read(path: Path, intensity: bool) -> tuple[PointCloud, Tensor]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -14,19 +15,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.encoders.checkpoints import cache_folder
 from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.lidar.detectors.data import find_sequences
 from robovision.lidar.detectors.training import draw_numbers
+from robovision.lidar.flow.cache import FlowCache
 from robovision.lidar.pretraining.files import FILE, save_backbone
 from robovision.lidar.pretraining.model import PretrainModel
 from robovision.lidar.pretraining.options import PretrainOptions
-from robovision.lidar.pretraining.sweeps import Place, find_places, read_moment, read_truth
+from robovision.lidar.pretraining.sweeps import FlowReader, Place, estimate_all, find_places, read_moment, read_truth
 from robovision.lidar.pretraining.views import Batch, make_batch
 from robovision.optimisers import adamw, check_loss, descend, learning_rate
 from robovision.processes import Processes
+from robovision.progress import move
 from robovision.run import Run
 from robovision.steps import Steps
 from robovision.types import Metric
@@ -46,6 +51,14 @@ def resolve(options: PretrainOptions) -> PretrainOptions:
     )
 
 
+def flow_reader(options: PretrainOptions) -> FlowReader:
+    """What tells the flow of a sweep."""
+    if options.flow == "truth":
+        return read_truth
+    cache = FlowCache(cache_folder() / "flow")
+    return lambda _, before, now: cache(before, now)
+
+
 class Moments(Dataset[Batch]):
     """The batches of a pretraining by step, each for one process."""
 
@@ -53,7 +66,7 @@ class Moments(Dataset[Batch]):
         self._places, self._options, self._processes = places, options, own
         self._views, self._pairs = model.views, model.pairs
         self._intensity = options.detector().intensity
-        self._flow = read_truth if model.flow else None
+        self._flow = flow_reader(options) if model.flow else None
 
     def __getitem__(self, step: int) -> Batch:
         options, own = self._options, self._processes
@@ -87,6 +100,8 @@ class Pretraining:
         make_deterministic(options.seed, options.threads)
         self.model = PretrainModel(options).to(own.device(options.device))
         self.places = find_places(find_sequences(options.data, labelled=False), self.model.pairs)
+        if self.model.flow and options.flow == "estimated":
+            self._estimate()
         self.optimizer = adamw(self.model, options.weight_decay)
         self._steps = Steps(
             self.run,
@@ -100,6 +115,13 @@ class Pretraining:
         batches = self._load()
         parallel.train()
         return self._conclude(self._steps.finish("pretraining", lambda: self._train_step(parallel, next(batches))))
+
+    def _estimate(self) -> None:
+        """Estimate what flow is not yet kept, each process its share."""
+        mine = self._processes.share(self.places)
+        with tqdm(total=len(mine), desc="flow", unit="pair", disable=not self._processes.leads) as bar:
+            estimate_all(mine, flow_reader(self.options), partial(move, bar))
+        self._processes.wait()
 
     def _load(self) -> Iterator[Batch]:
         moments = Moments(self.places, self.model, self.options, self._processes)

@@ -23,7 +23,7 @@ from robovision.agents.train import resolve
 from robovision.bench.control_chart import draw
 from robovision.bench.control_plan import METHODS, TITLES, Cell, Choice
 from robovision.bench.timing import markdown
-from robovision.envs.demos import experts
+from robovision.envs.task_table import experts
 from robovision.files import write_atomically, write_csv
 from robovision.run import Run
 from robovision.types import Metric
@@ -160,12 +160,13 @@ def tables(choice: Choice, results: Mapping[Cell, Result]) -> str:
 
 def _differences(results: Mapping[Cell, Result]) -> str:
     """By how much one method is better than another, where cells of both are finished."""
-    lines = [
-        f"- {TITLES[one]} minus {TITLES[other]}, {label}: {_signed(found)}"
-        for one, other in PAIRS
-        for which, label in (("final", "last checkpoint"), ("best", "best checkpoint"))
-        if (found := difference(results, one, other, which)) is not None
-    ]
+    lines = []
+    for one, other in PAIRS:
+        final, best = (difference(results, one, other, which) for which in ("final", "best"))
+        if final is not None:
+            lines.append(f"- {TITLES[one]} minus {TITLES[other]}, last checkpoint: {_signed(final)}")
+        if best is not None and best != final:
+            lines.append(f"- {TITLES[one]} minus {TITLES[other]}, best checkpoint: {_signed(best)}")
     head = "Differences, episode by episode, in points, mean over the tasks, with 95 % intervals:"
     return "\n".join([head, "", *lines]) if lines else ""
 

@@ -60,7 +60,7 @@ class Budget:
 
 
 ALL = tuple(protocol.task for protocol in CORTEXBENCH)
-BRIEF = ("metaworld/drawer-open", "metaworld/hammer", "metaworld/assembly", "metaworld/bin-picking")
+BRIEF = ("metaworld/drawer-open", "metaworld/button-press-topdown")
 CPU_PRESET: Preset = "fastest"
 BUDGETS: dict[Scale, Budget] = {
     "smoke": Budget(

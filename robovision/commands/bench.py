@@ -222,11 +222,13 @@ class Probes:
 CONTROL = """Compare ways to adapt an encoder on control tasks: tasks x methods x seeds, each cell a training.
 
 Demonstrations are recorded once a task and shared. The same command again goes on where it was stopped, cell by cell;
-tables in Markdown and cells.csv in --out say what is finished. Budgets: smoke, minutes; cpu, hours at small size;
-paper, the protocol of CortexBench at full size on a GPU.
+tables in Markdown, cells.csv and control.png in --out say what is finished. Budgets: smoke, minutes; brief, five
+demonstrations and short trainings, an hour of one core; cpu, hours at small size; paper, the protocol of CortexBench at
+full size on a GPU.
 
 examples:
   robovision bench control
+  robovision bench control --budget brief --equal-cost
   robovision bench control --budget cpu --tasks metaworld/hammer metaworld/assembly --methods fine-tuned coin --demos 10
   robovision bench control --budget paper --encoder vc1-vit-b16 --out runs/vc1 --ray auto"""
 
@@ -239,7 +241,7 @@ class Control:
     out: Path | None = None
     """The folder; by default runs/control-BUDGET, with the number of demonstrations if it is given."""
     workers: int = 0
-    """Processes that simulate; 0: as many as there are cores."""
+    """Processes that simulate; 0: as many as there are cores, and with --ray as a training has of them."""
     threads: int = 0
     """Threads of a training on the CPU; 0: as many as there are cores, and one with --ray."""
     ray: str | None = None

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from robovision.commands import Command, check_workers, process_count
-from robovision.envs.demos import DemoOptions
+from robovision.envs.demo_options import DemoOptions
 
 DEMOS = """Record demonstrations of a task by its expert, as a Minari dataset.
 
@@ -65,8 +65,10 @@ class Export:
 def _demos(options: Demos) -> int:
     from tqdm import tqdm
 
-    from robovision.envs.demos import collect, summarise, table
+    from robovision.envs.demo_arrays import summarise
+    from robovision.envs.demos import collect
     from robovision.envs.minari_dataset import data_folder, dataset_id
+    from robovision.envs.task_table import table
     from robovision.progress import move
 
     if options.list:

@@ -20,6 +20,7 @@ commands:
   train      train a detector on labelled point clouds
   evaluate   score detections by the metrics of KITTI, nuScenes, Waymo, or scene flow
   simulate   write sequences of a simulated LiDAR with exact boxes and flow
+  record     write what a robot's LiDAR measures in a simulated task
   view       write bird's-eye pictures of point clouds with boxes, or open a viewer
 
 `robovision lidar COMMAND --help` lists a command's options."""

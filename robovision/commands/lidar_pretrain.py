@@ -30,6 +30,7 @@ examples:
   robovision lidar simulate --scenes 80 --frames 4 --out streets
   robovision pretrain lidar --data streets --model small
   robovision pretrain lidar --data streets --objectives contrast rotation
+  robovision pretrain lidar --data streets --flow estimated
   robovision pretrain lidar --data streets --objectives also --out runs/also
   robovision pretrain lidar --resume runs/also
   robovision lidar train --data streets --fraction 0.05 --pretrained runs/also"""

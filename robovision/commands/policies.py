@@ -24,13 +24,14 @@ from robovision.types import Metric
 
 TRAIN = """Train a control policy from pixels by behaviour cloning.
 
-With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them and
-evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
+With no arguments: records 25 demonstrations of metaworld/drawer-open, trains ViT-Tiny + CoIn on them from random
+weights and evaluates on 25 fresh goals. The run folder gets checkpoints, results.json, curve.png, curve.csv,
 episodes.csv and evaluation.mp4.
 
 examples:
   robovision train
   robovision train --task metaworld/hammer --seed 1 --out runs/hammer
+  robovision train --encoder.name vit-tiny-sim
   robovision train --encoder strek
   robovision train --resume runs/hammer
   robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder clip-vit-b16 --optimisation.lr 1e-4

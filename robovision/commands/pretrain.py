@@ -108,7 +108,8 @@ def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
     run = Run.open(path)
     if options.resume is not None:
         job = run.config(MaeJob)
-        check_resumed(differences(job, options.job), options.out)
+        changed = [line.replace("--config.", "--", 1) for line in differences(job, options.job)]
+        check_resumed(changed, options.out)
     try:
         with run.lock() if processes.leads else contextlib.nullcontext():
             pictures = _pictures(job, run, options.workers, processes)
@@ -119,7 +120,7 @@ def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
         print(f"\nstopped; continue with: {program()} pretrain mae --resume {run.path}", file=sys.stderr)
         return 130
     if processes.leads:
-        print(_summary(run.path, metrics, time.monotonic() - began))
+        print(_summary(job, run.path, metrics, time.monotonic() - began))
     return 0
 
 
@@ -164,7 +165,7 @@ def _plan(job: MaeJob, path: Path, count: int, processes: int) -> str:
     )
 
 
-def _summary(path: Path, metrics: Sequence[Metric], seconds: float) -> str:
+def _summary(job: MaeJob, path: Path, metrics: Sequence[Metric], seconds: float) -> str:
     shown = "".join(f"  {metric.name:<24} {metric}\n" for metric in metrics)
     return (
         f"\n{shown}"
@@ -172,7 +173,7 @@ def _summary(path: Path, metrics: Sequence[Metric], seconds: float) -> str:
         f"weights    {path / 'encoder.safetensors'}\n"
         f"look at    {path / 'reconstructions.png'}, {path / 'curve.png'}\n\n"
         f"try next\n"
-        f"  {program()} train --encoder.weights {path / 'encoder.safetensors'}"
+        f"  {program()} train --encoder.name {job.config.encoder} --encoder.weights {path / 'encoder.safetensors'}"
     )
 
 

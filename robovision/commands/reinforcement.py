@@ -24,7 +24,7 @@ plain Stable-Baselines3 loads: SAC.load("RUN/model.zip"), with VecNormalize.load
 
 examples:
   robovision rl --task dmc/cartpole-swingup --env.frame-skip 8
-  robovision rl --task lidar/navigate --algorithm ppo --env.observe lidar proprioception
+  robovision rl --task lidar/navigate --env.observe lidar proprioception --lidar.model room
   robovision rl --task dmc/reacher-easy --keypoints.method strek
   robovision rl --algorithm td3 --options policy_delay=3 --out runs/td3
   robovision rl --resume runs/td3
@@ -78,12 +78,11 @@ def _new_folder(config: RLConfig) -> Path:
 
 
 def _plan(config: RLConfig, path: Path) -> str:
-    encoder = config.encoder
-    adapter = "" if encoder.adapter == "none" else f" + {encoder.adapter}"
-    start = f"pretrained weights of {encoder.weights}" if encoder.weights else "random weights"
+    given = [str(path) for path in (config.encoder.weights, config.lidar.weights) if path is not None]
+    start = f"pretrained weights of {' and '.join(given)}" if given else "random weights"
     return (
         f"task      {config.task}, {config.steps:,} actions, seed {config.seed}\n"
-        f"policy    {config.algorithm}, {encoder.name}{adapter} at {config.env.size} px from {start}\n"
+        f"policy    {config.algorithm}, {config.sees}, from {start}\n"
         f"computes  {config.device}, {config.threads} threads, {config.envs} environments\n"
         f"run       {path}"
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from robovision.commands import Command
-from robovision.encoders.names import check_image_size, find_spec
+from robovision.encoders.names import ENCODERS, check_image_size, find_spec
 from robovision.errors import UsageError
 from robovision.files import make_folder
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 SYMMETRY = """How a model answers when its input moves: the error against the size of the motion, layer by layer.
 
-MODEL is a name of `robovision weights list`, the folder of a training run, or your own module as
-package.module:factory, which is called without arguments. Looks at an image, or at a point cloud (.bin, .pcd, .ply,
+MODEL is a name of `robovision weights list`, the folder of a training run, or your own as package.module:name, a module
+or what makes one without arguments. Looks at an image, or at a point cloud (.bin, .pcd, .ply,
 .npz, .feather). 0 is equivariant, 1.41 unrelated. Prints a table; writes a PNG and a CSV.
 
 A vision transformer is shown without CoIn and with it: how far its tokens move and turn with the image, how fine they
@@ -53,7 +53,7 @@ class Symmetry:
     """The options of `robovision symmetry`."""
 
     model: tyro.conf.Positional[str]
-    """A name, the folder of a training run, or package.module:factory."""
+    """A name, the folder of a training run, or package.module:name."""
     on: Annotated[Path | None, tyro.conf.arg(aliases=("--image",))] = None
     """An image or a point cloud; by default a frame of the task, for a name one of metaworld/drawer-open."""
     weights: Path | None = None
@@ -81,6 +81,9 @@ def _symmetry(options: Symmetry) -> int:
         return _probe(options, load(options.model), SIZE if options.size is None else options.size)
     if options.is_cloud:
         raise UsageError(f"{options.model} sees images, and {options.on} is a point cloud")
+    if "." in options.model and options.model not in ENCODERS and not Path(options.model).exists():
+        module, _, name = options.model.rpartition(".")
+        raise UsageError(f"{options.model} is no encoder and no folder; your own module would be {module}:{name}")
     if Path(options.model).is_dir():
         return _inspect(options, *_from_run(options))
     encoder, size = _named(options)
@@ -99,6 +102,7 @@ def _inspect(options: Symmetry, vits: dict[str, ViT], size: int, task: str) -> i
 
     from robovision.symmetry import report, tokens
 
+    make_folder(options.out)
     first = next(iter(vits.values()))
     canvas = _canvas(options, task, tokens.canvas_side(size, first.patch))
     inspections = {}
@@ -106,7 +110,6 @@ def _inspect(options: Symmetry, vits: dict[str, ViT], size: int, task: str) -> i
         for name, vit in vits.items():
             inspections[name] = tokens.inspect(vit, canvas, size, bar.update)
     print(report.tables(inspections, tokens.depths(first), first.patch))
-    make_folder(options.out)
     report.write(options.out / "symmetry.csv", inspections, tokens.depths(first))
     title = f"{options.model}, {size} px, {options.on or task}"
     report.draw(options.out / "symmetry.png", title, tokens.middle(canvas, size)[0], inspections, first.patch)
@@ -120,6 +123,7 @@ def _probe(options: Symmetry, model: nn.Module, size: int) -> int:
 
     from robovision.symmetry import charts, probe
 
+    make_folder(options.out)
     if size < MIN_SIZE:
         raise UsageError(f"--size must be at least {MIN_SIZE} px, so that something moves; got {size}")
     canvas = None if options.is_cloud else _picture(options, model, size)
@@ -130,7 +134,6 @@ def _probe(options: Symmetry, model: nn.Module, size: int) -> int:
     print(charts.tables(found))
     if canvas is not None:
         _say_decibels(model, canvas, size)
-    make_folder(options.out)
     charts.write(options.out / "symmetry.csv", found)
     where = options.on if canvas is None else f"{size} px, {options.on or TASK}"
     charts.draw(options.out / "symmetry.png", f"{options.model}, {where}", found)
@@ -169,11 +172,12 @@ def _say_decibels(model: nn.Module, canvas: Tensor, size: int) -> None:
     import torch
 
     from robovision.symmetry.decibel import decibels
+    from robovision.symmetry.probe import numbers
 
     with torch.no_grad():
         output = model(canvas[..., :size, :size])
     if isinstance(output, torch.Tensor) and output.ndim == 4 and output.shape[2:] == (size, size):
-        found = decibels(model, canvas, size)
+        found = decibels(lambda pictures: numbers(model(pictures)), canvas, size)
         print(
             f"\nEQ-T {found.translation:.1f} dB, EQ-T frac {found.fractional:.1f} dB, EQ-R {found.rotation:.1f} dB "
             "(larger is better)"

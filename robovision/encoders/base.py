@@ -91,6 +91,25 @@ class Encoder(nn.Module, ABC):
         return (images.to(self.mean.dtype) - self.mean * scale) / (self.std * scale)
 
 
+def whole_cells(height: int, width: int, cell: int) -> tuple[int, int]:
+    """Rows and columns of the cells that an image is cut into.
+
+    Raises:
+        ValueError: if the cells' side does not divide the image's, in pixels.
+    """
+    if height % cell or width % cell or not height or not width:
+        raise ValueError(f"image sides must be multiples of {cell} px, got {height} x {width}")
+    return height // cell, width // cell
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Begin a linear layer, if it is one, with small numbers and no bias, as transformers do."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
 def check_images(images: object) -> None:
     """Raise ValueError unless `images` is [B, 3, H, W], uint8 or floating point in 0..1, not empty.
 

@@ -49,7 +49,7 @@ def build(name: str, image_size: int, adapter: Adapter = "none", pretrained: boo
         UsageError: for an unknown name, with the nearest ones; for an image size or an adapter that does not fit.
     """
     spec = find_spec(name)
-    check_image_size(name, image_size, "image_size")
+    check_image_size(name, image_size, "image_size", adapter)
     check_adapter(name, adapter)
     return _vit(spec, image_size, adapter, pretrained) if spec.is_vit else _other(spec, image_size)
 

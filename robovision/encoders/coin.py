@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robovision.encoders.names import ALIASFREE_STRIDE
 from robovision.encoders.vit import Injector
 from robovision.symmetry.aliasfree import FilteredActivation, KaiserDownsample
 from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Image
-from robovision.symmetry.groups import shifts
+from robovision.symmetry.groups import shifts, turns
 
 LEVELS = 3
 POINTS = 4
@@ -45,10 +46,18 @@ class SpatialPrior(nn.Module):
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Shifts by whole cells move the finest map, but for the cells that see the border's zeros."""
-        margin = 6 if self.aliasfree else 2
-        return (Symmetry(shifts(8), "interior", outputs=Image(8), margin=margin, part=lambda maps: maps[0]),)
+        margin = 12 if self.aliasfree else 2
+        return (
+            Symmetry(shifts(8), "interior", outputs=Image(8), margin=margin, part=lambda maps: maps[0]),
+            Symmetry(turns("C4"), "none", outputs=Image(8), part=lambda maps: maps[0]),
+        )
 
     def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[-2:]
+        if self.aliasfree and (height % ALIASFREE_STRIDE or width % ALIASFREE_STRIDE):
+            raise ValueError(
+                f"image sides must be multiples of {ALIASFREE_STRIDE} px for coin-aliasfree, got {height} x {width}"
+            )
         x = _convolve(self.stem, images.contiguous(memory_format=torch.channels_last))  # faster on a CPU
         maps = []
         for down, project in zip(self.down, self.project, strict=True):

@@ -18,12 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation, initialise_linear, whole_cells
 from robovision.encoders.vit import LayerScale
-from robovision.symmetry import claims
-from robovision.symmetry.claims import Symmetry
-from robovision.symmetry.data import Tokens
-from robovision.symmetry.groups import shifts, turns
+from robovision.symmetry.claims import Symmetry, nothing_kept
 
 FIRST = 8
 """Pixels of a token of the first stage."""
@@ -238,15 +235,11 @@ class DualTokenViT(Encoder):
         nn.init.trunc_normal_(self.tokens, std=0.02)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.stride or width % self.stride or not height or not width:
-            raise ValueError(f"image sides must be multiples of {self.stride} px, got {height} x {width}")
-        return height // self.stride, width // self.stride
+        return whole_cells(height, width, self.stride)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None, on purpose: the global tokens know their place."""
-        cells = Tokens(self.stride)
-        groups = shifts(self.stride), turns("C4")
-        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
+        return nothing_kept(self.stride)
 
     def encode(self, images: Tensor) -> Features:
         maps = self.stem(images)
@@ -261,9 +254,6 @@ class DualTokenViT(Encoder):
 
 
 def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, LayerScale):
+    initialise_linear(module)
+    if isinstance(module, LayerScale):
         nn.init.constant_(module.gamma, 1e-1)

@@ -16,13 +16,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation, whole_cells
 from robovision.encoders.vit import MLP, LayerScale, PatchEmbed, ViTSize
 from robovision.errors import UsageError
-from robovision.symmetry import claims
-from robovision.symmetry.claims import Symmetry
-from robovision.symmetry.data import Tokens
-from robovision.symmetry.groups import shifts, turns
+from robovision.symmetry.claims import Symmetry, nothing_kept
 
 View = Literal[45, 90, 180]
 """Degrees that a directed head sees."""
@@ -92,30 +89,27 @@ class DirectedAttention(nn.Module):
         """What each token sees; `table` is that of `offset_table`."""
         b, n, d = x.shape
         q, k, v = self.qkv(x).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        first = functional.scaled_dot_product_attention(q[:, :, :1], k, v)
-        seen = directed_attention(q[:, :, 1:], k, v, (self.slope * table).to(q.dtype))
-        return self.proj(torch.cat([first, seen], dim=2).transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
+        seen = directed_attention(q, k, v, (self.slope * table).to(q.dtype))
+        return self.proj(seen.transpose(1, 2).reshape(b, n, d))  # type: ignore[no-any-return]
 
 
 def directed_attention(q: Tensor, k: Tensor, v: Tensor, table: Tensor) -> Tensor:
-    """Attention of patches q [B, heads, R C, d] to a class token and themselves, k and v [B, heads, 1 + R C, d].
+    """Attention of a class token and a grid of patches to themselves; q, k and v are [B, heads, 1 + R C, d].
 
-    Seen from the last query back, the masks of consecutive queries are overlapping windows of the table: a view.
+    To keys in backward order the masks of consecutive queries are overlapping windows of the mirrored table: a view.
     """
     heads, rows, columns = table.shape[0], (table.shape[1] + 1) // 2, (table.shape[2] + 1) // 2
-    windows = table.unfold(1, rows, 1).unfold(2, columns, 1)  # [heads, R, C, R, C], from the last query to the first
-    backwards = q.flip(2)
+    windows = table.flip(1, 2).unfold(1, rows, 1).unfold(2, columns, 1)  # [heads, R, C, R, C]
+    k, v = k.flip(2), v.flip(2)
     at_once = max(1, CHUNK // (heads * columns * rows * columns))
-    parts = []
-    for first in range(0, rows, at_once):
-        some = windows[:, first : first + at_once]
-        queries = some.shape[1] * columns
-        mask = table.new_empty(1, heads, queries, 1 + rows * columns)
-        mask[..., 0] = 0
-        mask[0, :, :, 1:].view(some.shape).copy_(some)
-        chosen = backwards[:, :, first * columns : first * columns + queries]
+    parts = [functional.scaled_dot_product_attention(q[:, :, :1], k, v)]
+    queries, masks = torch.split(q[:, :, 1:], at_once * columns, dim=2), torch.split(windows, at_once, dim=1)
+    for chosen, some in zip(queries, masks, strict=True):
+        mask = table.new_empty(1, heads, chosen.shape[2], 1 + rows * columns)
+        mask[..., -1] = 0
+        mask[0, :, :, :-1].view(some.shape).copy_(some)
         parts.append(functional.scaled_dot_product_attention(chosen, k, v, mask))
-    return torch.cat(parts, dim=2).flip(2)
+    return torch.cat(parts, dim=2)
 
 
 class Block(nn.Module):
@@ -173,14 +167,11 @@ class LookHere(Encoder):
         self.apply(lambda module: _initialise(module, scale))
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.patch or width % self.patch or not height or not width:
-            raise ValueError(f"image sides must be multiples of the patch, {self.patch} px, got {height} x {width}")
-        return height // self.patch, width // self.patch
+        return whole_cells(height, width, self.patch)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None: the bias is the same at every place, but the class token and far tokens see the border."""
-        groups = shifts(self.patch), turns("C4")
-        return tuple(Symmetry(g, "none", outputs=Tokens(self.patch), part=claims.tokens) for g in groups)
+        return nothing_kept(self.patch)
 
     def encode(self, images: Tensor) -> Features:
         table = offset_table(self.view, self.heads, self.grid(*images.shape[2:])).to(images)

@@ -9,6 +9,7 @@ from robovision.errors import UsageError, unknown
 
 Adapter = Literal["coin", "coin-aliasfree", "adaptformer", "roboadapter", "lora", "none"]
 RESNET_STRIDE = 32
+ALIASFREE_STRIDE = 32
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,14 @@ def find_spec(name: str) -> EncoderSpec:
     return ENCODERS[name]
 
 
-def check_image_size(name: str, size: int, option: str) -> None:
-    """Raise UsageError unless the encoder can look at square images of this side in pixels."""
+def check_image_size(name: str, size: int, option: str, adapter: Adapter = "none") -> None:
+    """Raise UsageError unless the encoder, with its adapter, can look at square images of this side in pixels."""
     spec = find_spec(name)
+    if adapter == "coin-aliasfree" and size % ALIASFREE_STRIDE:
+        raise UsageError(
+            f"{option} must be a multiple of {ALIASFREE_STRIDE} pixels for coin-aliasfree, got {size}: it halves the "
+            "image five times without rounding; --encoder.adapter coin takes any size"
+        )
     if size < spec.smallest:
         raise UsageError(
             f"{option} must be at least {spec.smallest} pixels for {name}, got {size}: on smaller images its last map "

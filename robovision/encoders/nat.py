@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation, initialise_linear
 from robovision.encoders.neighborhood import NeighborhoodAttention, check_window
 from robovision.encoders.vit import LayerScale
 from robovision.symmetry import claims
@@ -106,7 +106,7 @@ class NAT(Encoder):
         )
         self.halve = nn.ModuleList(Halve(a, b) for a, b in itertools.pairwise(widths))
         self.norm = nn.LayerNorm(widths[-1])
-        self.apply(_initialise)
+        self.apply(initialise_linear)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         rows, columns = -(-height // self.stride), -(-width // self.stride)
@@ -135,9 +135,3 @@ class NAT(Encoder):
             cell = FIRST << number
             pixels += (cell // 2 if number else 0) + depth * (self.size.kernel // 2) * cell
         return -(-pixels // self.stride) + 1
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        nn.init.zeros_(module.bias)

@@ -22,10 +22,8 @@ from torch.nn import functional
 
 from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
 from robovision.errors import UsageError
-from robovision.symmetry import claims
-from robovision.symmetry.claims import Symmetry
-from robovision.symmetry.data import Tokens
-from robovision.symmetry.groups import shifts, turns
+from robovision.symmetry.claims import Symmetry, nothing_kept
+from robovision.symmetry.groups import shifts
 
 Routing = Literal["published", "straight", "sampled"]
 QUANTILE = 0.3
@@ -150,9 +148,7 @@ class SMoE(Encoder):
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None, on purpose: places differ."""
-        cells = Tokens(STRIDE)
-        groups = shifts(STRIDE), turns("C4")
-        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
+        return nothing_kept(STRIDE)
 
     def encode(self, images: Tensor) -> Features:
         tokens = self.layers(images).flatten(2).transpose(1, 2)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from robovision.encoders.base import Encoder, Features, Normalisation
+from robovision.encoders.base import Encoder, Features, Normalisation, whole_cells
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
@@ -45,9 +45,7 @@ class StrekEncoder(Encoder):
         self.descriptor = Descriptor()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % CELL or width % CELL:
-            raise ValueError(f"image sides must be multiples of {CELL} px, got {height} x {width}")
-        return height // CELL, width // CELL
+        return whole_cells(height, width, CELL)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Shifts by cells move all but the place in the image, where neither detector nor patch sees the border."""

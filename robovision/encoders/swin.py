@@ -2,7 +2,8 @@
 
 CoSwin's code is not public; built from its description: depthwise 3 x 3 convolution, batch norm and ReLU on the same
 normalised maps, summed with the attention. With that branch at zero it is Swin exactly. Windows are fixed to the
-grid, so neither is equivariant to shifts by less than a window of the last map.
+grid, so neither is equivariant to shifts by less than a window of the last map; by whole ones both are, far from the
+border.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation, initialise_linear, whole_cells
 from robovision.symmetry import claims
-from robovision.symmetry.claims import Symmetry
+from robovision.symmetry.claims import Symmetry, nothing_kept
 from robovision.symmetry.data import Tokens
-from robovision.symmetry.groups import shifts, turns
+from robovision.symmetry.groups import shifts
 
 PATCH = 4
 HIDDEN = float("-inf")
@@ -169,18 +170,16 @@ class Swin(Encoder):
         )
         self.merge = nn.ModuleList(Merge(a) for a, _ in itertools.pairwise(widths))
         self.norm = nn.LayerNorm(widths[-1])
-        self.apply(_initialise)
+        self.apply(initialise_linear)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.stride or width % self.stride or not height or not width:
-            raise ValueError(f"image sides must be multiples of {self.stride} px, got {height} x {width}")
-        return height // self.stride, width // self.stride
+        return whole_cells(height, width, self.stride)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
-        """None by a cell of the last map: windows stay where they are."""
-        cells = Tokens(self.stride)
-        groups = shifts(self.stride), turns("C4")
-        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
+        """None by a cell of the last map, whose windows stay where they are; by whole windows, at inner cells."""
+        windows, cells = shifts(self.stride * self.size.window), Tokens(self.stride)
+        kept = Symmetry(windows, "interior", outputs=cells, margin=self._reach(), part=claims.tokens)
+        return kept, *nothing_kept(self.stride)
 
     def encode(self, images: Tensor) -> Features:
         x = self.patch_norm(self.patch_embed(images).permute(0, 2, 3, 1))
@@ -189,6 +188,11 @@ class Swin(Encoder):
         tokens = self.norm(x).flatten(1, 2)
         return Features(tokens, tokens.mean(1))
 
+    def _reach(self) -> int:
+        """Cells of the last map that a cell sees to each side: in each block those of a window but one."""
+        pixels = sum(depth * (self.size.window - 1) * (PATCH << k) for k, depth in enumerate(self.size.depths))
+        return -(-pixels // self.stride)
+
 
 def _offsets(window: int) -> Tensor:
     """The row of the bias table for each pair of tokens of a window, [window^2, window^2]."""
@@ -196,10 +200,3 @@ def _offsets(window: int) -> Tensor:
     y, x = (grid.flatten() for grid in torch.meshgrid(axis, axis, indexing="ij"))
     down, right = (place[:, None] - place[None, :] + window - 1 for place in (y, x))
     return down * (2 * window - 1) + right
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation
-from robovision.symmetry import claims
-from robovision.symmetry.claims import Symmetry
+from robovision.encoders.base import IMAGENET, Encoder, Features, Normalisation, whole_cells
+from robovision.symmetry.claims import Symmetry, nothing_kept
 from robovision.symmetry.data import Tokens
 from robovision.symmetry.groups import shifts, turns
 
@@ -199,15 +198,11 @@ class ViT(Encoder):
             part.apply(_initialise)
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        if height % self.patch or width % self.patch or not height or not width:
-            raise ValueError(f"image sides must be multiples of the patch, {self.patch} px, got {height} x {width}")
-        return height // self.patch, width // self.patch
+        return whole_cells(height, width, self.patch)
 
     def symmetries(self) -> tuple[Symmetry, ...]:
         """None: absolute positions break it, and so do the borders, to which every token attends."""
-        cells = Tokens(self.patch)
-        groups = shifts(self.patch), turns("C4")
-        return tuple(Symmetry(group, "none", outputs=cells, part=claims.tokens) for group in groups)
+        return nothing_kept(self.patch)
 
     def encode(self, images: Tensor) -> Features:
         prefix = 1 + self.style.registers

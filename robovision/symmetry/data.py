@@ -31,6 +31,10 @@ class Kind(ABC):
         """1 where the moved data came from inside, at least `margin` cells from every border; broadcasts to it."""
         return torch.ones((), dtype=data.dtype, device=data.device)
 
+    def side(self, data: Tensor) -> int:
+        """Cells along its shorter side; 0 for what has no border."""
+        return 0
+
     def centred(self, data: Tensor) -> Tensor:
         """The data without what is the same everywhere, which is no sign of symmetry."""
         return data
@@ -60,6 +64,9 @@ class Image(Kind):
         arrived = element.maps(inner, self.cell)[0] > 1 - 1e-6
         return (inside & arrived & (inner > 0)).to(data)
 
+    def side(self, data: Tensor) -> int:
+        return min(data.shape[2:])
+
     def centred(self, data: Tensor) -> Tensor:
         return data - data.mean((2, 3), keepdim=True)
 
@@ -80,6 +87,9 @@ class Tokens(Kind):
 
     def mask(self, element: Element, data: Tensor, margin: int = 0) -> Tensor:
         return Image(self.cell).mask(element, self._maps(data), margin).reshape(1, -1, 1)
+
+    def side(self, data: Tensor) -> int:
+        return min(self._maps(data).shape[2:])
 
     def centred(self, data: Tensor) -> Tensor:
         return data - data.mean(1, keepdim=True)
@@ -157,6 +167,9 @@ class Points(Kind):
     def act(self, element: Element, data: Tensor) -> Tensor:
         _check_last("points", data, 3)
         return element.points(data)
+
+    def centred(self, data: Tensor) -> Tensor:
+        return data - data.mean(-2, keepdim=True)
 
 
 @dataclass(frozen=True)

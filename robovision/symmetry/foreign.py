@@ -23,7 +23,7 @@ def is_import_path(name: str) -> bool:
 
 
 def load(path: str) -> nn.Module:
-    """What the factory at `package.module:factory` returns when it is called without arguments.
+    """The module at `package.module:name`, or what a factory or class of that name returns without arguments.
 
     The current folder is searched as well, as `python` does.
 
@@ -35,6 +35,8 @@ def load(path: str) -> nn.Module:
     if not module_name or not name.isidentifier():
         raise UsageError(f"{path!r} is no import path: write package.module:factory")
     factory = _find(module_name, name)
+    if isinstance(factory, nn.Module):
+        return factory
     try:
         model = factory()
     except Exception as error:

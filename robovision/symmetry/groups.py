@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,10 @@ class Group:
     unit: str
     magnitudes: tuple[float, ...]
     at: Callable[[float, Tensor], tuple[Element, ...]]
+
+    def of(self, *magnitudes: float) -> Group:
+        """The same group, tried at other magnitudes."""
+        return replace(self, magnitudes=magnitudes)
 
 
 @dataclass(frozen=True)

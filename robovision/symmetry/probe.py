@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,15 +36,16 @@ OUTPUT = "output"
 WORDS = {
     "_Prefixed": "tokens",
     "Image": "map",
+    "_LastChannels": "map",
     "Same": "invariant",
     "_PointFeatures": "features of points",
     "_Found": "boxes",
 }
 
 IMAGE_GROUPS = (
-    dataclasses.replace(shifts(), magnitudes=(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)),
+    shifts().of(0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0),
     SO2,
-    dataclasses.replace(SCALE, magnitudes=(1.05, 1.1, 1.2, 1.4)),
+    SCALE.of(1.05, 1.1, 1.2, 1.4),
     FLIP,
 )
 CLOUD_GROUPS = (GROUND, YAW, SO3, CLOUD_SCALE, MIRROR, PERMUTATION)
@@ -126,10 +126,12 @@ def probe(
     """Measure a model; it is set to evaluation.
 
     Raises:
-        UsageError: if the model raises, or returns another shape when its input moves, naming both.
+        UsageError: if the model raises, returns another shape when its input moves, naming both, or other numbers for
+            the same input.
     """
     model.eval()
     still = record(model, views.still)
+    _check_steady(model, views, still)
     layers = tuple(_layers(still, views))
     errors: dict[tuple[str, str, float], float] = {}
     for group in groups:
@@ -146,14 +148,14 @@ def record(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     """What each layer makes of the inputs, by name, in the order of the calls; the last is the output.
 
     Raises:
-        UsageError: if the model raises, or returns nothing that could be compared.
+        UsageError: if the model raises, or returns nothing that could be compared, such as NaN.
     """
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(_: nn.Module, __: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.is_floating_point():
-                seen[name] = output
+                seen[name] = numbers(output)
 
         return hook
 
@@ -168,7 +170,31 @@ def record(model: nn.Module, inputs: Tensor) -> dict[str, Tensor]:
     finally:
         for handle in handles:
             handle.remove()
-    return seen | _outputs(model, output)
+    outputs = {name: numbers(value) for name, value in _outputs(model, output).items()}
+    for name, value in outputs.items():
+        if not value.numel() or not value.isfinite().all():
+            what = "NaN or infinite numbers" if value.numel() else "nothing"
+            raise UsageError(f"{type(model).__name__} returned {what}: {name} of {list(value.shape)}")
+    return seen | outputs
+
+
+def numbers(value: Tensor) -> Tensor:
+    """A tensor as numbers that can be interpolated: masks, labels and half precision become float32, one number [1]."""
+    if value.dtype not in (torch.float32, torch.float64):
+        value = value.float()
+    return value if value.ndim else value[None]
+
+
+def _check_steady(model: nn.Module, views: Views, still: Mapping[str, Tensor]) -> None:
+    """Raise UsageError for a model that returns other numbers for the same input."""
+    again = record(model, views.still)
+    for name, value in still.items():
+        other = again.get(name)
+        if other is not None and other.shape == value.shape and not torch.allclose(other, value, equal_nan=True):
+            raise UsageError(
+                f"{type(model).__name__} gives other numbers for the same input at {name}, so that nothing can be "
+                "compared: leave its noise out, or seed it in each call"
+            )
 
 
 def _outputs(model: nn.Module, output: Any) -> dict[str, Tensor]:
@@ -211,11 +237,13 @@ def _layers(still: Mapping[str, Tensor], views: Views) -> Iterator[Layer]:
 
 
 def _image_kind(value: Tensor, image: Tensor) -> Kind | None:
-    """Maps of the image's shape, tokens on a grid of it, or one vector an image."""
+    """Maps of the image's shape, channels first or last, tokens on a grid of it, or one vector an image."""
     height, width = image.shape[-2:]
     if value.ndim == 4 and min(value.shape[2:]) > 1:
+        last = value.shape[1] == value.shape[2] != value.shape[3] and height == width
         cell = height / value.shape[2]
-        return Image(float(round(cell)) if cell >= 1 else 1 / round(1 / cell))
+        cell = float(round(cell)) if cell >= 1 else 1 / round(1 / cell)
+        return _LastChannels(cell) if last else Image(cell)
     if value.ndim == 3:
         for prefix in range(PREFIX + 1):
             side = round((value.shape[1] - prefix) ** 0.5)
@@ -230,6 +258,22 @@ def _cloud_kind(value: Tensor, points: Tensor) -> Kind | None:
     if value.ndim == 2 and value.shape[-1] == 7:
         return _Found()
     return Same() if value.ndim >= 1 else None
+
+
+@dataclass(frozen=True)
+class _LastChannels(Kind):
+    """Maps [B, H, W, D] of cells of so many pixels."""
+
+    cell: float
+
+    def act(self, element: Element, data: Tensor) -> Tensor:
+        return Image(self.cell).act(element, data.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+    def mask(self, element: Element, data: Tensor, margin: int = 0) -> Tensor:
+        return Image(self.cell).mask(element, data.permute(0, 3, 1, 2), margin).reshape(1, *data.shape[1:3], 1)
+
+    def centred(self, data: Tensor) -> Tensor:
+        return data - data.mean((1, 2), keepdim=True)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A signal w* of unit norm, with the sign of the label, lies in one of k patches of d numbers, drawn anew for each sample;
 all patches carry noise. A convolutional network shares its weights over the patches, a locally connected one does
 not, a fully connected one sees all patches at once: sum over t of phi(<w_t, x_t>),
-phi(z) = relu(z - b) - relu(-z - b), with b learned.
+phi(z) = relu(z - b) - relu(-z - b), with b learned and never negative: below 0 phi keeps everything, and there networks
+that look at each patch by itself got stuck.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ TARGET = 0.05
 """Share of wrong answers on fresh samples that counts as learned."""
 JUDGED = 4000
 STEPS = 400
-RATE = 0.02
+RATE = 0.1
+THRESHOLD = 0.3
+"""b before training; the signal is 1 long."""
 SEEDS = 3
 MOST = 5120
 LEAST = 10
@@ -50,11 +53,12 @@ class Detector(nn.Module):
         shape = {"CNN": (1, WIDTH), "LCN": (patches, WIDTH), "FCN": (patches, patches * WIDTH)}[kind]
         self.full = kind == "FCN"
         self.weight = nn.Parameter(torch.randn(shape) / shape[1] ** 0.5)
-        self.threshold = nn.Parameter(torch.zeros(()))
+        self.threshold = nn.Parameter(torch.tensor(THRESHOLD))
 
     def forward(self, inputs: Tensor) -> Tensor:
         z = inputs.flatten(1) @ self.weight.T if self.full else (inputs * self.weight).sum(-1)
-        return (functional.relu(z - self.threshold) - functional.relu(-z - self.threshold)).sum(1)
+        b = self.threshold.abs()
+        return (functional.relu(z - b) - functional.relu(-z - b)).sum(1)
 
 
 def draw(signal: Tensor, count: int, patches: int, generator: torch.Generator) -> Samples:

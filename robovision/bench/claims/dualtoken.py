@@ -26,7 +26,7 @@ STEPS = 300
 BATCH = 16
 RATE = 1e-3
 JUDGED = 512
-SEEDS = 2
+SEEDS = 3
 TIMED = 224
 TIMED_BATCH = 4
 NAMES = {"ViT-Tiny": "vit-tiny", "DualToken-ViT-T": "dualtoken-vit-t"}
@@ -66,7 +66,7 @@ def milliseconds() -> dict[str, float]:
 
 
 def run(progress: Callable[[], object]) -> Result:
-    """Measure both with two seeds."""
+    """Measure both with three seeds."""
     found = over_seeds(judge, KINDS, SEEDS, progress)
     times = milliseconds()
     progress()

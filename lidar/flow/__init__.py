@@ -1,0 +1,1 @@
+"""Scene flow out of two sweeps alone."""
