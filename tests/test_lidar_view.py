@@ -140,7 +140,7 @@ def test_points_land_in_their_pixels() -> None:
     assert np.isnan(rasterise(empty, np.zeros(0, np.float32), window, (4, 6))).all()
     assert ground_height(empty) == 0
     # A point that is nowhere must not make the ground, or the picture, boundless.
-    xyz = np.tile(np.float32([5, 0, 0]), (200, 1))
+    xyz = np.tile(np.array([5, 0, 0], np.float32), (200, 1))
     xyz[0], xyz[1] = 1e30, -1e30
     assert abs(ground_height(PointCloud(xyz))) < 0.2
     assert np.isfinite(ground_height(PointCloud(np.linspace(-1e30, 1e30, 300, dtype=np.float32).reshape(100, 3))))
