@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 FAR = 75.0
 """Metres from the sensor beyond which nothing is shown unless it is asked for."""
 MARGIN = 2.0
+DEEP = 50.0
+"""Metres below the middle of a cloud's heights where its ground is looked for."""
 SPAN = 4.5
 """Metres above the ground at which the colours of height end."""
 PANEL = 900
@@ -140,7 +142,10 @@ def ground_height(cloud: PointCloud) -> float:
     z = cloud.xyz[:, 2]
     if not len(z):
         return 0.0
-    low = z[z <= np.median(z)]
+    middle = np.median(z)
+    low = z[(z <= middle) & (z >= middle - DEEP)]
+    if not len(low):  # of heights so large that single metres are lost
+        return float(middle)
     counts, edges = np.histogram(low, np.arange(low.min(), low.max() + 0.2, 0.1))
     return float(edges[counts.argmax()] + 0.05)
 
@@ -152,8 +157,8 @@ def rasterise(cloud: PointCloud, values: Array, window: Window, shape: tuple[int
     """
     high, wide = shape
     length, width = window.shape
-    row = np.floor((window.front - cloud.xyz[:, 0]) / length * high).astype(np.int64)
-    column = np.floor((window.left - cloud.xyz[:, 1]) / width * wide).astype(np.int64)
+    row = np.floor(np.clip((window.front - cloud.xyz[:, 0]) / length, -1, 2) * high).astype(np.int64)
+    column = np.floor(np.clip((window.left - cloud.xyz[:, 1]) / width, -1, 2) * wide).astype(np.int64)
     inside = (row >= 0) & (row < high) & (column >= 0) & (column < wide)
     order = np.flatnonzero(inside)[np.argsort(values[inside], kind="stable")]
     image = np.full((high + 1, wide + 1), -np.inf, np.float32)

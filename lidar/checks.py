@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +10,11 @@ import numpy as np
 from robovision.errors import UsageError
 from robovision.types import Array, Boxes3D, PointCloud
 
-MARGIN = 5.0
-"""Metres that a box may lie outside the cloud's extent before its convention is doubted."""
+BEYOND = (100.0, 20.0)
+"""Metres beyond a cloud's ends, on the ground and in height, at which no box of the same place can be."""
 
-SEVERAL = 10
-"""Ground truths that are needed to know where boxes can be."""
+FEW = 5
+"""Boxes, below which no other convention is suspected."""
 
 
 def read_bytes(path: Path) -> bytes:
@@ -60,36 +59,39 @@ def make_cloud(
 
 
 def warn_of_far_boxes(boxes: Boxes3D, cloud: PointCloud, what: str) -> None:
-    """Warn if more than half of the boxes lie outside the cloud: their frame or convention is likely another one."""
+    """Warn if most boxes lie where the cloud can't be, or hold points only if they are read with a camera's axes."""
     if not len(boxes) or not len(cloud):
         return
-    low, high = cloud.xyz.min(axis=0) - MARGIN, cloud.xyz.max(axis=0) + MARGIN
-    outside = ((boxes.centers < low) | (boxes.centers > high)).any(axis=1)
+    low, high = cloud.xyz.min(axis=0), cloud.xyz.max(axis=0)
+    room = np.array([BEYOND[0], *BEYOND])
+    outside = ((boxes.centers < low - room) | (boxes.centers > high + room)).any(axis=1)
     if outside.mean() > 0.5:
         warnings.warn(
-            f"{what}: {int(outside.sum())} of {len(boxes)} box centres lie outside the point cloud; are the boxes in "
-            f"another frame or convention? Expected: geometric centre in the frame {cloud.frame!r}, x forward, z up",
+            f"{what}: {int(outside.sum())} of {len(boxes)} box centres lie {BEYOND[0]:.0f} m, or {BEYOND[1]:.0f} m in "
+            f"height, beyond the point cloud; are they in another frame or convention? Expected: {_expected(cloud)}",
             stacklevel=2,
         )
+    elif len(boxes) >= FEW:
+        _warn_of_camera_axes(boxes, cloud, what)
 
 
-def warn_of_other_frame(truth: Iterable[Array], detections: Iterable[Array], what: str) -> None:
-    """Warn if more than half of the detections' centres lie outside of where any ground truth is.
+def _warn_of_camera_axes(boxes: Boxes3D, cloud: PointCloud, what: str) -> None:
+    import torch
 
-    Args:
-        truth, detections: centres [N, 3], some at a time.
-        what: the frame and convention that is expected.
-    """
-    ends = [(part.min(axis=0), part.max(axis=0), len(part)) for part in truth if len(part)]
-    if sum(many for *_, many in ends) < SEVERAL:
-        return
-    low = np.min([least for least, *_ in ends], axis=0) - MARGIN
-    high = np.max([most for _, most, _ in ends], axis=0) + MARGIN
-    counts = [(len(part), int(((part < low) | (part > high)).any(axis=1).sum())) for part in detections]
-    count, outside = np.sum([(0, 0), *counts], axis=0).tolist()
-    if outside > count / 2:
+    from robovision.lidar.boxes import points_in_boxes, to_tensor
+
+    points, given = torch.from_numpy(cloud.xyz.copy()).double(), to_tensor(boxes)
+    camera = given[:, [2, 0, 1, 3, 4, 5, 6]] * given.new_tensor([1, -1, -1, 1, 1, 1, -1])
+    camera[:, 6] -= torch.pi / 2
+    camera[:, 2] += camera[:, 5] / 2
+    held, meant = (int(points_in_boxes(points, read).any(dim=1).sum()) for read in (given, camera))
+    if meant > max(2 * held, held + FEW - 1, len(boxes) / 2):
         warnings.warn(
-            f"{outside} of {count} detections lie outside of where any ground truth is; are they in another frame or "
-            f"convention? Expected: {what}",
+            f"{what}: {held} of {len(boxes)} boxes hold points, but {meant} if they are read with a camera's axes, x "
+            f"right, y down, z forward; are they in another convention? Expected: {_expected(cloud)}",
             stacklevel=2,
         )
+
+
+def _expected(cloud: PointCloud) -> str:
+    return f"geometric centre in the frame {cloud.frame!r}, x forward, z up"

@@ -14,15 +14,18 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from robovision.lidar.height_fields import HeightField
 from robovision.lidar.primitives import (
     CAPSULE,
     CYLINDER,
+    FIELD,
     HITS,
     NORMALS,
     PLANE,
     SLACK,
     UNIT_HITS,
     Primitives,
+    normals_of,
     reaches,
     time_to_plane,
 )
@@ -67,6 +70,7 @@ class _Pairs:
         size: [3, N], of the shape.
         planes: [9, N], the fan's origin, ahead and up in the frame of the shape.
         extent, reach: [3, N] and [N], half the sides of the box, and the radius of the sphere, around the shape.
+        field: the heights of what is a height field.
     """
 
     fan: Tensor
@@ -76,6 +80,7 @@ class _Pairs:
     planes: Tensor
     extent: Tensor
     reach: Tensor
+    field: HeightField | None
 
     @classmethod
     def of(cls, worlds: Sequence[Primitives], fans: Fans) -> _Pairs:
@@ -84,16 +89,17 @@ class _Pairs:
         sizes = [len(part) for part in parts]
         first = torch.arange(len(worlds), device=fan.device).repeat_interleave(torch.tensor(sizes, device=fan.device))
         shape = index + len(worlds[0]) * first.index_select(0, fan)
-        world = Primitives(
-            *(torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size"))
+        kind, center, rotation, size = (
+            torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size")
         )
+        world = Primitives(kind, center, rotation, size)
         turn = world.rotation.view(-1, 9).T.index_select(1, shape).view(3, 3, -1)
         offset = fans.origin.T.index_select(1, fan) - world.center.T.index_select(1, shape)
         ways = (offset, fans.ahead.T.index_select(1, fan), fans.up.T.index_select(1, fan))
         planes = torch.cat([(turn * way[:, None]).sum(dim=0) for way in ways])
         kind, size = world.kind.index_select(0, shape), world.size.T.index_select(1, shape)
         extent, reach = _extents(world).index_select(1, shape), _reach(world).index_select(0, shape)
-        return cls(fan, index, kind, size, planes, extent, reach)
+        return cls(fan, index, kind, size, planes, extent, reach, worlds[0].field)
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,9 +141,9 @@ class Hits:
         ahead, up = (pad(planes[k], (1, 0)).index_select(0, pair).view_as(self.pair) for k in (5, 8))
         facing = torch.addcmul(ahead * rays[0], up, rays[1]).abs_().view(-1)
         kinds, order = pad(self.pairs.kind, (1, 0), value=PLANE).to(torch.uint8).index_select(0, pair).sort()
-        slots = torch.split(order, torch.bincount(kinds, minlength=PLANE + 1).tolist())
+        slots = torch.split(order, torch.bincount(kinds, minlength=FIELD + 1).tolist())
         rays = rays.repeat(1, len(self.pair))
-        for kind, normal in NORMALS.items():
+        for kind, normal in normals_of(self.pairs.field).items():
             slot = slots[kind]
             mine, (cos, sin) = pair.index_select(0, slot) - 1, rays.index_select(1, slot)
             start, ahead, up = planes.index_select(1, mine).view(3, 3, -1)
@@ -154,12 +160,14 @@ def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> Hits:
 
     Args:
         worlds: the same shapes, at one or several times; the fans are split evenly among them, in order.
-        fans: all rays.
+        fans: all rays. At a height field they must stand upright, or lean a little.
     """
     _keep_pages()
     pairs = _Pairs.of(worlds, fans)
     nearest = torch.full((len(fans.origin), len(fans.elevations)), NOTHING, device=fans.origin.device)
     _cast_at_planes(nearest, fans.elevations, pairs)
+    if pairs.field is not None:
+        _cast_at_field(nearest, fans.elevations, pairs, pairs.field)
     lasers = _Lasers.of(fans.elevations)
     seen, first, last = _rings(pairs, lasers.elevations)
     for kind in NORMALS:
@@ -234,7 +242,7 @@ def _rings(pairs: _Pairs, rising: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     low, high = torch.maximum(low, least), torch.minimum(high, most)
     least, most = _solve(pairs.extent, start, ahead, low, high, up)
     bottom, top = torch.maximum(bottom, least), torch.minimum(top, most)
-    seen = ((low <= high) & (bottom <= top) & (pairs.kind != PLANE)).nonzero()[:, 0]
+    seen = ((low <= high) & (bottom <= top) & (pairs.kind < PLANE)).nonzero()[:, 0]
     low, high, bottom, top = (values.index_select(0, seen) for values in (low, high, bottom, top))
     lowest = torch.minimum(torch.atan2(bottom, low), torch.atan2(bottom, high))
     highest = torch.maximum(torch.atan2(top, low), torch.atan2(top, high))
@@ -256,6 +264,15 @@ def _cast_at_planes(nearest: Tensor, elevations: Tensor, pairs: _Pairs) -> None:
     mine = (pairs.kind == PLANE).nonzero()[:, 0]
     height, ahead, up = (pairs.planes[k].index_select(0, mine)[:, None] for k in (2, 5, 8))
     distance = time_to_plane(height, torch.addcmul(ahead * elevations.cos(), up, elevations.sin()))
+    slot = pairs.fan.index_select(0, mine)[:, None].expand_as(distance)
+    nearest.scatter_reduce_(0, slot, _packed(distance, mine[:, None]), "amin")
+
+
+def _cast_at_field(nearest: Tensor, elevations: Tensor, pairs: _Pairs, field: HeightField) -> None:
+    """Cast all rays at the height field, which each fan sees as a line."""
+    mine = (pairs.kind == FIELD).nonzero()[:, 0]
+    origin, ahead, up = pairs.planes.index_select(1, mine).view(3, 3, -1)
+    distance = field.cast_fans(origin, ahead, up, elevations)
     slot = pairs.fan.index_select(0, mine)[:, None].expand_as(distance)
     nearest.scatter_reduce_(0, slot, _packed(distance, mine[:, None]), "amin")
 

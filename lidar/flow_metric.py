@@ -144,7 +144,9 @@ def evaluate(truth: Path, detections: Path) -> Evaluation:
     Raises:
         UsageError: if the sweeps differ (they are listed), or a file is wrong.
     """
-    found, given = ({path.stem: path for path in files_of(folder, "*.[nf][pe][za]*")} for folder in (truth, detections))
+    found, given = (
+        {path.stem: path for path in files_of(folder, "*.npz", "*.feather")} for folder in (truth, detections)
+    )
     check_frames("sweeps", set(found), set(given))
     metric = FlowMetric()
     for name in sorted(found):

@@ -14,6 +14,12 @@ from robovision.lidar.kitti_labels import CLASSES, DETECTION, DONT_CARE, LABEL, 
 from robovision.types import Array, Boxes3D
 
 SHAPES = {"P2": (3, 4), "R0_rect": (3, 3), "Tr_velo_to_cam": (3, 4)}
+NEAREST = 0.1
+"""Metres ahead of the camera from which on something can be in its image."""
+
+EDGES = tuple((a, b) for a in range(8) for b in range(a, 8) if (a ^ b) in (1, 2, 4))
+"""The edges of a box: pairs of its corners that differ in one sign."""
+
 IMAGE = (1242, 375)
 """Width and height of KITTI's images in pixels; single ones differ by a few."""
 
@@ -83,7 +89,9 @@ def boxes_to_objects(boxes: Boxes3D, calibration: Calibration, image: tuple[int,
     """The boxes as KITTI's objects: place, rotation, observation angle and the rectangle around the corners' image.
 
     Truncation is the share of that rectangle that the image cuts off; occlusion is 0 for ground truth, -1 for
-    detections. Boxes that reach behind the camera get the rectangle of what is in front, or of zero size.
+    detections. Boxes that reach behind the camera get the rectangle of what is in front. Boxes outside of the image,
+    which KITTI has not labelled at all, keep their place, so that all around can be used, but have no rectangle
+    (-1 -1 -1 -1) and are truncated wholly (1): at no difficulty does the evaluation look for them.
 
     Raises:
         UsageError: if a class is none of KITTI's.
@@ -108,22 +116,36 @@ def boxes_to_objects(boxes: Boxes3D, calibration: Calibration, image: tuple[int,
 def _rectangles(
     place: Array, sizes: Array, rotation: Array, calibration: Calibration, image: tuple[int, int]
 ) -> tuple[Array, Array]:
-    """Rectangles [N, 4] in the image, and the share [N] of each that the image cuts off."""
+    """Rectangles [N, 4] in the image, -1 for what is outside of it, and the share [N] of each that the image cuts off.
+
+    Edges that pass the camera are cut there: what lies behind would be projected to the wrong side.
+    """
+    points = _corners(place, sizes, rotation)
+    start, end = (points[:, list(ends)] for ends in zip(*EDGES, strict=True))
+    depth = end[..., 2] - start[..., 2]
+    crossed = (start[..., 2] < NEAREST) != (end[..., 2] < NEAREST)
+    share = np.divide(NEAREST - start[..., 2], depth, out=np.zeros_like(depth), where=crossed)
+    points = np.concatenate([points, start + share[..., None] * (end - start)], axis=1)
+    ahead = np.concatenate([points[:, :8, 2] >= NEAREST, crossed], axis=1)[..., None]
+    projected = np.insert(points, 3, 1, axis=2) @ calibration.projection.T
+    pixels = projected[..., :2] / np.where(ahead, projected[..., 2:], 1)
+    low, high = (np.where(ahead, pixels, none) for none in (np.inf, -np.inf))
+    full = np.concatenate([low.min(axis=1), high.max(axis=1)], axis=1)
+    rectangles = np.clip(full, 0, np.array([*image, *image]) - 1)
+    left = np.prod(rectangles[:, 2:] - rectangles[:, :2], axis=1)
+    seen = ahead.any(axis=(1, 2)) & (left > 0)
+    area = np.prod(np.where(seen[:, None], full[:, 2:] - full[:, :2], 1), axis=1)
+    return np.where(seen[:, None], rectangles, -1.0), np.where(seen, np.clip(1 - left / area, 0, 1), 1.0)
+
+
+def _corners(place: Array, sizes: Array, rotation: Array) -> Array:
+    """The corners [N, 8, 3] of boxes in the camera's frame: sign of x first, then bottom and top, then sign of z."""
     height, width, length = sizes.T
     signs = np.array([(x, y, z) for x in (-1, 1) for y in (0, 1) for z in (-1, 1)])
     x, y, z = (signs[None] * np.stack([length / 2, -height, width / 2], axis=1)[:, None]).transpose(2, 0, 1)
     cos, sin = np.cos(rotation)[:, None], np.sin(rotation)[:, None]
-    points = np.stack([cos * x + sin * z, y, -sin * x + cos * z, np.ones_like(x)], axis=2)
-    points[..., :3] += place[:, None]
-    points[..., 2] = np.maximum(points[..., 2], 0.1)
-    projected = points @ calibration.projection.T
-    pixels = projected[..., :2] / projected[..., 2:]
-    full = np.concatenate([pixels.min(axis=1), pixels.max(axis=1)], axis=1)
-    edge = np.array([*image, *image]) - 1
-    rectangles = np.clip(full, 0, edge)
-    area, left = (np.prod(r[:, 2:] - r[:, :2], axis=1) for r in (full, rectangles))
-    cut = 1 - np.divide(left, area, out=np.zeros_like(area), where=area > 0)
-    return rectangles, np.clip(cut, 0, 1)
+    corners: Array = np.stack([cos * x + sin * z, y, -sin * x + cos * z], axis=2) + place[:, None]
+    return corners
 
 
 def _wrap(angle: Array) -> Array:

@@ -10,17 +10,17 @@ detections that are too small or lie in `DontCare` areas of the image count neit
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from robovision.lidar import report
-from robovision.lidar.checks import warn_of_other_frame
+from robovision.lidar.conventions import camera_readings, some_frames, warn_of_other_convention
 from robovision.lidar.kitti_counts import LOOSE, SAMPLES, STRICT, Criterion, Tally, errors, tally
-from robovision.lidar.kitti_labels import DETECTION, LABEL, KittiObjects, read_detections, read_labels
-from robovision.lidar.kitti_matching import BLOCK, Scene
+from robovision.lidar.kitti_labels import DETECTION, DONT_CARE, LABEL, KittiObjects, read_detections, read_labels
+from robovision.lidar.kitti_matching import Scene
 from robovision.lidar.report import Evaluation, check_frames, files_of, frame_errors
 from robovision.types import Array, Metric
 
@@ -69,17 +69,22 @@ def read_folders(truth: Path, detections: Path) -> tuple[Scene, Scene]:
     check_frames("frames", frames, others)
     names = sorted(frames)
     scenes = _scene(truth, names, read_labels, LABEL), _scene(detections, names, read_detections, DETECTION)
-    expected = "middle of the bottom in the rectified camera's frame: x right, y down, z forward"
-    warn_of_other_frame(_locations(scenes[0]), _locations(scenes[1]), expected)
+    _check_convention(*scenes)
     return scenes
 
 
-def _locations(scene: Scene) -> Iterator[Array]:
-    """Where the boxes are, some at a time."""
-    objects = scene.objects
-    for first in range(0, len(objects), BLOCK):
-        part = KittiObjects(objects.names[first : first + BLOCK], objects.values[first : first + BLOCK])
-        yield part.locations[part.boxed]
+def _check_convention(truth: Scene, detections: Scene) -> None:
+    """Warn if another convention of the detections fits better, by boxes in space of some frames."""
+    rows = some_frames(truth.frame, detections.frame)
+    known, found = (_in_space(scene.select(part)) for scene, part in zip((truth, detections), rows, strict=True))
+    read = [camera_readings(s.objects.locations, s.objects.sizes, s.objects.rotation_y) for s in (known, found)]
+    expected = "middle of the bottom in the rectified camera's frame: x right, y down, z forward; radians"
+    warn_of_other_convention((read[0][""], known.frame), read[1], found.frame, expected)
+
+
+def _in_space(scene: Scene) -> Scene:
+    """The objects that have a box in space."""
+    return scene.select(scene.objects.boxed & (np.array(scene.objects.names, dtype=object) != DONT_CARE))
 
 
 def evaluation(truth: Path, detections: Path) -> Evaluation:

@@ -61,7 +61,7 @@ class Open3DScene:
     """The geoms of a model, as triangles, in Open3D's scene; round shapes are approximated, meshes are exact.
 
     Raises:
-        UsageError: if Open3D is not installed, or a geom is a height field.
+        UsageError: if Open3D is not installed, or a geom is of a type that is not known here.
     """
 
     def __init__(self, model: Any, data: Any) -> None:
@@ -90,6 +90,8 @@ class Open3DScene:
             first, count = model.mesh_vertadr[mesh], model.mesh_vertnum[mesh]
             face, faces = model.mesh_faceadr[mesh], model.mesh_facenum[mesh]
             return model.mesh_vert[first : first + count], model.mesh_face[face : face + faces]
+        if kind == 1:
+            return _field_triangles(model, int(model.geom_dataid[geom]))
         if kind == 0:
             corners = FLAT * np.array([[-1.0, -1, 0], [1, -1, 0], [1, 1, 0], [-1, 1, 0]])
             return corners, np.array([[0, 1, 2], [0, 2, 3]])
@@ -110,6 +112,18 @@ class Open3DScene:
         if kind == 3:
             vertices = vertices * size[0] + np.sign(np.round(vertices, 6)) * np.array([0, 0, size[1]])
         return vertices, np.asarray(shape.triangles)
+
+
+def _field_triangles(model: Any, field: int) -> tuple[Array, Array]:
+    """The upper surface of a height field: two triangles between each four of its points, as MuJoCo cuts them."""
+    rows, columns, first = (int(a[field]) for a in (model.hfield_nrow, model.hfield_ncol, model.hfield_adr))
+    wide, deep, high, _ = model.hfield_size[field].tolist()
+    x, y = np.meshgrid(np.linspace(-wide, wide, columns), np.linspace(-deep, deep, rows))
+    heights = high * model.hfield_data[first : first + rows * columns]
+    corner = (np.arange(rows - 1)[:, None] * columns + np.arange(columns - 1)).ravel()
+    cuts = [(0, 1, columns + 1), (0, columns + 1, columns)]
+    faces = np.concatenate([corner[:, None] + np.array(cut) for cut in cuts])
+    return np.column_stack([x.ravel(), y.ravel(), heights]), faces
 
 
 def import_open3d() -> Any:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from robovision.errors import UsageError
-from robovision.lidar.checks import warn_of_other_frame
+from robovision.lidar.conventions import some_frames, upright_readings, warn_of_other_convention
 from robovision.lidar.kitti_matching import assign, blocks, group, pairs_within_frames
 from robovision.lidar.nuscenes_boxes import CLASSES, MISSING_SCORE, NuScenesBoxes, read_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import has_tables, read_nuscenes_truth
@@ -103,11 +103,7 @@ def score(truth: NuScenesBoxes, detections: NuScenesBoxes) -> Evaluation:
     place = {token: n for n, token in enumerate(truth.samples)}
     order = np.array([place[token] for token in detections.samples], np.int64)
     places = _places(truth, detections, order)
-    warn_of_other_frame(
-        (truth.translation[part] - _cars(places, truth.sample[part]) for part in _slices(truth)),
-        (detections.translation[part] - _cars(places, order[detections.sample[part]]) for part in _slices(detections)),
-        "geometric centre in the global frame, as nuScenes' results are",
-    )
+    _check_convention(truth, detections, order)
     counted = 0
     curves: list[Curve] = []
     metrics: list[Metric] = []
@@ -188,6 +184,18 @@ def _take(
     result = np.full(len(ranked), -1)
     result[candidates.truth[found]] = wanted[taken[0, found]]
     return result
+
+
+def _check_convention(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> None:
+    """Warn if another convention of the detections fits better, by boxes in space of some samples."""
+    frame = order[detections.sample]
+    wanted, chosen = some_frames(truth.sample, frame)
+    known, found = (
+        np.column_stack([b.translation[rows], b.size[rows][:, [1, 0, 2]], quaternion_to_yaw(b.rotation[rows])])
+        for b, rows in ((truth, wanted), (detections, chosen))
+    )
+    expected = "geometric centre in the global frame, and width, length, height, as nuScenes' results are"
+    warn_of_other_convention((known, truth.sample[wanted]), upright_readings(found), frame[chosen], expected)
 
 
 def average_precision(precision: Array) -> float:
@@ -273,11 +281,6 @@ def _places(truth: NuScenesBoxes, detections: NuScenesBoxes, order: Array) -> Ar
 
 def _slices(boxes: NuScenesBoxes) -> Iterator[slice]:
     return (slice(first, first + PART) for first in range(0, len(boxes), PART))
-
-
-def _cars(places: Array, sample: Array) -> Array:
-    """Where the car is, [N, 3] with a height of 0, in samples [N]."""
-    return np.pad(places[sample], ((0, 0), (0, 1)))
 
 
 def _near(boxes: NuScenesBoxes, places: Array, order: Array, name: str) -> Array:

@@ -1,7 +1,8 @@
-"""Rays against boxes, ellipsoids, cylinders, capsules and planes, in plain torch: all rays and shapes at once.
+"""Rays against boxes, ellipsoids, cylinders, capsules, planes and a height field, in plain torch: all rays and shapes
+at once.
 
 Shapes and sizes are MuJoCo's, and so are the answers: a ray that starts inside a shape hits it from inside, a plane is
-hit from above only.
+hit from above only; so is the height field, which MuJoCo's rays hit from below and at its sides too.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import threshold
 
-BOX, ELLIPSOID, CYLINDER, CAPSULE, PLANE = range(5)
+from robovision.lidar.height_fields import HeightField
+
+BOX, ELLIPSOID, CYLINDER, CAPSULE, PLANE, FIELD = range(6)
 CHUNK = 2048
 """Rays that are cast at once: neighbours, if rays come in the order in which a sensor fires, that see few shapes."""
 
@@ -29,24 +32,27 @@ class Primitives:
     """G shapes in the world.
 
     Convention:
-        kind: int64 [G], one of `BOX` to `PLANE`.
+        kind: int64 [G], one of `BOX` to `FIELD`.
         center: [G, 3], metres.
         rotation: [G, 3, 3]; its columns are the shape's axes in the world.
         size: [G, 3], metres: half lengths of a box, radii of an ellipsoid; radius, half length (and nothing) of
             cylinders and of capsules, whose round ends come on top; of planes, which are infinite, nothing.
+        field: the heights of what is of kind `FIELD`, in its frame; None where nothing is.
     """
 
     kind: Tensor
     center: Tensor
     rotation: Tensor
     size: Tensor
+    field: HeightField | None = None
 
     def __len__(self) -> int:
         return len(self.kind)
 
     def to(self, device: str | torch.device) -> Primitives:
         """The same shapes on another device."""
-        return Primitives(*(t.to(device) for t in (self.kind, self.center, self.rotation, self.size)))
+        kind, center, rotation, size = (t.to(device) for t in (self.kind, self.center, self.rotation, self.size))
+        return Primitives(kind, center, rotation, size, None if self.field is None else self.field.to(device))
 
 
 def cast(shapes: Primitives, origins: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -77,32 +83,31 @@ def normals(shapes: Primitives, index: Tensor, points: Tensor) -> Tensor:
     """Outward unit normals [P, 3] of the shapes index[p] >= 0 at points [P, 3] of their surfaces."""
     rotation = shapes.rotation[index]
     local = torch.einsum("pji,pj->ip", rotation, points - shapes.center[index]).contiguous()
-    unit = local_normals(shapes.kind[index], shapes.size[index].T.contiguous(), local)
+    kinds, size = shapes.kind[index], shapes.size[index].T.contiguous()
+    unit = torch.zeros_like(local)
+    unit[2] = 1  # as of planes
+    for kind, normal in normals_of(shapes.field).items():
+        mine = (kinds == kind).nonzero()[:, 0]
+        if len(mine):
+            found = normal(local.index_select(1, mine), size.index_select(1, mine))
+            unit[:, mine] = found / found.square().sum(dim=0).sqrt().clamp(min=1e-12)
     return torch.einsum("pij,jp->pi", rotation, unit)
 
 
-def local_normals(kind: Tensor, size: Tensor, points: Tensor) -> Tensor:
-    """Outward unit normals [3, P] at points [3, P] of the surfaces of shapes of kinds [P] and sizes [3, P].
-
-    Points and normals are given in the shapes' own frames.
-    """
-    result = torch.zeros_like(points)
-    result[2] = 1  # as of planes
-    for k, normal in NORMALS.items():
-        mine = (kind == k).nonzero()[:, 0]
-        if len(mine):
-            found = normal(points.index_select(1, mine), size.index_select(1, mine))
-            result[:, mine] = found / found.square().sum(dim=0).sqrt().clamp(min=1e-12)
-    return result
+def normals_of(field: HeightField | None) -> dict[int, Callable[[Tensor, Tensor], Tensor]]:
+    """`NORMALS`, and those of a height field if there is one."""
+    if field is None:
+        return NORMALS
+    return {**NORMALS, FIELD: lambda point, size: field.normal(point[0], point[1])}
 
 
 def reaches(shapes: Primitives) -> Tensor:
-    """The radius [G] of the sphere around each shape; of planes it is infinite."""
+    """The radius [G] of the sphere around each shape; of planes and height fields it is infinite."""
     size, kind = shapes.size, shapes.kind
     radius = torch.where(kind == BOX, size.norm(dim=1), size.amax(dim=1))
     radius = torch.where(kind == CYLINDER, size[:, :2].norm(dim=1), radius)
     radius = torch.where(kind == CAPSULE, size[:, 0] + size[:, 1], radius)
-    return torch.where(kind == PLANE, torch.inf, radius)
+    return torch.where(kind >= PLANE, torch.inf, radius)
 
 
 def _in_view(shapes: Primitives, origins: Tensor, directions: Tensor) -> Tensor:
@@ -152,6 +157,9 @@ def _hit(shapes: Primitives, j: Tensor, origins: Tensor, directions: Tensor) -> 
         chosen = (kinds == kind).nonzero()[:, 0]
         if len(chosen):
             result[chosen] = hit(start[:, chosen], step[:, chosen], size[:, chosen])
+    if shapes.field is not None:
+        chosen = (kinds == FIELD).nonzero()[:, 0]
+        result[chosen] = shapes.field.cast(start[:, chosen], step[:, chosen])
     return result
 
 
@@ -277,7 +285,7 @@ def _capsule_normal(point: Tensor, size: Tensor) -> Tensor:
     return torch.stack([x, y, z - torch.maximum(torch.minimum(z, size[1]), -size[1])])
 
 
-NORMALS = {
+NORMALS: dict[int, Callable[[Tensor, Tensor], Tensor]] = {
     BOX: _box_normal,
     ELLIPSOID: _ellipsoid_normal,
     CYLINDER: _cylinder_normal,

@@ -89,17 +89,18 @@ def listed(names: set[str], most: int = 20) -> str:
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown or "none"
 
 
-def files_of(folder: Path, pattern: str) -> list[Path]:
-    """The files of a folder, sorted by name.
+def files_of(folder: Path, *patterns: str) -> list[Path]:
+    """The files of a folder that fit one of the patterns, sorted by name.
 
     Raises:
         UsageError: if there is no folder or no such file.
     """
+    wanted = " or ".join(patterns)
     if not folder.is_dir():
-        raise UsageError(f"{folder} is no folder; give one with files {pattern}")
-    paths = sorted(folder.glob(pattern))
+        raise UsageError(f"{folder} is no folder; give one with files {wanted}")
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern))
     if not paths:
-        raise UsageError(f"{folder} holds no frames; give a folder with files {pattern}")
+        raise UsageError(f"{folder} holds no frames; give a folder with files {wanted}")
     return paths
 
 

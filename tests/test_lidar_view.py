@@ -139,6 +139,12 @@ def test_points_land_in_their_pixels() -> None:
     empty = PointCloud(np.zeros((0, 3)))
     assert np.isnan(rasterise(empty, np.zeros(0, np.float32), window, (4, 6))).all()
     assert ground_height(empty) == 0
+    # A point that is nowhere must not make the ground, or the picture, boundless.
+    xyz = np.tile(np.array([5, 0, 0], np.float32), (200, 1))
+    xyz[0], xyz[1] = 1e30, -1e30
+    assert abs(ground_height(PointCloud(xyz))) < 0.2
+    assert np.isfinite(ground_height(PointCloud(np.linspace(-1e30, 1e30, 300, dtype=np.float32).reshape(100, 3))))
+    assert np.isfinite(rasterise(PointCloud(xyz), np.ones(200, np.float32), window, (4, 6))).any()
 
 
 def test_the_ground_is_dark_and_what_is_high_is_bright() -> None:

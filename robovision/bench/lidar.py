@@ -27,8 +27,9 @@ from robovision.lidar.report import files_of
 from robovision.lidar.sensors import Sensor, make_sensor
 from robovision.lidar.simulate import CALIBRATION, write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
+from robovision.lidar.streets import CLASSES, Street
 from robovision.lidar.sweep import sensor_fans
-from robovision.lidar.traffic import CLASSES, Street, make_street
+from robovision.lidar.traffic import make_street
 from robovision.types import Array, Boxes3D
 
 FRAMES = (242, 3769)

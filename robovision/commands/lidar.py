@@ -27,6 +27,10 @@ commands:
 
 EVALUATE = """Score detections against ground truth; write numbers, curves and the worst frames.
 
+KITTI's average precision comes twice: R40, the mean over 40 recalls (1/40 to 1), which the benchmark has used since
+2019 and detectors are compared by; and R11, over 11 (0 to 1 by 0.1), of earlier papers, often a point or more higher,
+since recall 0 counts in it. Never compare one with the other.
+
 The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them, or for the truth the dataset's
 own tables; waymo: .parquet as the dataset 2.0 keeps boxes, with a column `score` and, where it is known,
 `overlap_with_nlz` (a detection in a no-label zone); flow: one .npz or .feather a sweep.
@@ -39,9 +43,24 @@ SIMULATE = """Write sequences of a simulated LiDAR in streets made by chance, in
 
 The same options give the same files. Finished sequences stay when the command is stopped; call it again to go on.
 
+Streets are straight or bend, mostly with a crossing, on ground that slopes and waves. Everybody, and the sensor, stays
+upright and follows the ground in height, so that boxes, which turn about z only, hold their points.
+
+A sensor of your own is a JSON file with `elevations` (degrees, ring 0 first) and either `columns` (times that it fires
+once around, clockwise from behind) or `azimuths` (degrees, counter-clockwise from ahead, in the order of firing), and
+perhaps `rate` (sweeps/s), `reach` ([nearest, farthest] m), `noise` and `dim_noise` (m, where bright and where dim),
+`loss` (share of returns), `dimmest` (signal below which they are lost), `incidence` (power of its cosine in intensity),
+`fades` ([from, to] m where intensity falls to 0) and `grain` (noise of intensity, 0..1):
+
+  {"elevations": [10, 5, 0, -5, -10, -15], "columns": 900, "rate": 10, "reach": [0.5, 80], "noise": 0.02}
+
+An OS1 has modes of 512x10, 512x20, 1024x10, 1024x20 and 2048x10, columns by sweeps a second.
+
 examples:
   robovision lidar simulate --scenes 2 --frames 5 --out streets
-  robovision lidar simulate --scenes 100 --sensor vlp-16 --seed 7 --out vlp"""
+  robovision lidar simulate --scenes 100 --sensor vlp-16 --seed 7 --out vlp
+  robovision lidar simulate --sensor os1-128-2048x10 --out ouster
+  robovision lidar simulate --sensor mine.json --out mine"""
 
 VIEW = """Write a bird's-eye picture of point clouds with their boxes, or open a viewer.
 
