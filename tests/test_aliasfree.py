@@ -114,7 +114,7 @@ def test_kaiser_filters_keep_low_waves_and_their_places(border: str) -> None:
 def test_kaiser_filters_are_convolutions(factor: int, border: str) -> None:
     """Also by odd factors, whose cells keep their centres too, and by 1, which is nothing."""
     maps = torch.rand(2, 3, 12, 18, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    kernel = kaiser_kernel(factor)
+    kernel = torch.from_numpy(kaiser_kernel(factor))
     taps = (kernel[:, None] * kernel)[None, None].expand(3, 1, -1, -1)
     reach = (len(kernel) - factor) // 2
     padded = functional.pad(maps, [reach] * 4, "circular" if border == "circular" else "constant")
@@ -128,14 +128,24 @@ def test_kaiser_filters_are_convolutions(factor: int, border: str) -> None:
     assert factor > 1 or torch.allclose(fine, maps, atol=1e-12)
 
 
+def test_a_filter_first_used_in_inference_can_be_trained_through() -> None:
+    layer = KaiserDownsample(2, cutoff=0.77)
+    maps = torch.rand(1, 1, 10, 10)
+    with torch.inference_mode():
+        layer(maps)
+    maps.requires_grad_()
+    layer(maps).sum().backward()
+    assert maps.grad is not None and float(maps.grad.sum()) > 0
+
+
 def test_a_kaiser_kernel_is_symmetric_and_stops_what_the_coarse_grid_cannot_hold() -> None:
-    kernel = kaiser_kernel(2)
+    kernel = torch.from_numpy(kaiser_kernel(2))
     assert torch.allclose(kernel, kernel.flip(0))
     assert float(kernel.sum()) == pytest.approx(1)
     response = torch.fft.rfft(kernel, 256).abs()
     assert float(response[:20].min()) > 0.95
     assert float(response[105:].max()) < 0.02
-    lower = torch.fft.rfft(kaiser_kernel(2, 0.7), 256).abs()
+    lower = torch.fft.rfft(torch.from_numpy(kaiser_kernel(2, 0.7)), 256).abs()
     assert float(lower[64]) < 0.15 < 0.4 < float(response[64])  # at the coarse grid's limit
 
 

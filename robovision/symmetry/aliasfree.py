@@ -20,6 +20,7 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import Image
 from robovision.symmetry.groups import cyclic_shifts, shifts
 from robovision.symmetry.plane import fourier_shift
+from robovision.types import Array
 
 Filter = Literal["ideal", "kaiser"]
 Border = Literal["zeros", "circular"]
@@ -107,10 +109,7 @@ class KaiserUpsample(nn.Module):
         return _kaiser_symmetries(self.border, 1 / self.factor, self.factor, TAPS * self.factor // 2)
 
     def forward(self, maps: Tensor) -> Tensor:
-        rows, columns = (
-            self.factor * kaiser_matrix(side, self.factor, self.border, 1.0, maps.dtype, maps.device)
-            for side in maps.shape[-2:]
-        )
+        rows, columns = (self.factor * _matrix(side, self.factor, self.border, 1.0, maps) for side in maps.shape[-2:])
         return rows @ maps @ columns.T
 
 
@@ -129,8 +128,7 @@ class KaiserDownsample(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         _check_sides(maps, self.factor)
         rows, columns = (
-            kaiser_matrix(side // self.factor, self.factor, self.border, self.cutoff, maps.dtype, maps.device)
-            for side in maps.shape[-2:]
+            _matrix(side // self.factor, self.factor, self.border, self.cutoff, maps) for side in maps.shape[-2:]
         )
         return rows.T @ maps @ columns
 
@@ -177,7 +175,7 @@ class FilteredActivation(nn.Module):
         return self.down(self.activation(self.up(maps)))  # type: ignore[no-any-return]
 
 
-def kaiser_kernel(factor: int, cutoff: float = 1.0) -> Tensor:
+def kaiser_kernel(factor: int, cutoff: float = 1.0) -> Array:
     """A low-pass filter for `cutoff` times the limit of a grid `factor` times as coarse, float64, of sum 1.
 
     The sinc of that frequency times a Kaiser window whose attenuation follows from its length and transition band
@@ -191,8 +189,8 @@ def kaiser_kernel(factor: int, cutoff: float = 1.0) -> Tensor:
         beta = 0.1102 * (attenuation - 8.7)
     else:
         beta = 0.5842 * max(0.0, attenuation - 21) ** 0.4 + 0.07886 * max(0.0, attenuation - 21)
-    places = torch.arange(length, dtype=torch.float64) - (length - 1) / 2
-    kernel = torch.sinc(cutoff * places / factor) * torch.kaiser_window(length, False, beta, dtype=torch.float64)
+    places = np.arange(length) - (length - 1) / 2
+    kernel: Array = np.sinc(cutoff * places / factor) * np.kaiser(length, beta)
     return kernel / kernel.sum()
 
 
@@ -209,27 +207,24 @@ def _resample(maps: Tensor, axis: int, wanted: int, cutoff: float = 1.0) -> Tens
 
 
 @functools.lru_cache(maxsize=128)
-def kaiser_matrix(
-    coarse: int,
-    factor: int,
-    border: Border,
-    cutoff: float,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Tensor:
+def kaiser_matrix(coarse: int, factor: int, border: Border, cutoff: float) -> Array:
     """The filter of `kaiser_kernel` between a grid of so many cells and one `factor` times as fine, [fine, coarse].
 
     Its transpose makes lines coarser, it and `factor` make them finer. As a product of matrices that is faster on a
-    core than a convolution, though most of it is 0.
+    core than a convolution, though most of it is 0. No tensor, so that none made while a graph is traced is kept.
     """
-    kernel = kaiser_kernel(factor, cutoff).expand(coarse, -1)
-    reach, fine = (kernel.shape[1] - factor) // 2, coarse * factor
-    place = factor * torch.arange(coarse)[:, None] + torch.arange(kernel.shape[1])
-    if border == "circular":
-        taps = torch.zeros(coarse, fine).double().scatter_add_(1, (place - reach) % fine, kernel)
-    else:
-        taps = torch.zeros(coarse, fine + 2 * reach).double().scatter_(1, place, kernel)[:, reach : reach + fine]
-    return taps.T.to(device, dtype).contiguous()
+    kernel = kaiser_kernel(factor, cutoff)
+    reach, fine = (len(kernel) - factor) // 2, coarse * factor
+    taps = np.zeros((coarse, fine))
+    for cell in range(coarse):
+        places = factor * cell - reach + np.arange(len(kernel))
+        inside = (places >= 0) & (places < fine) | (border == "circular")
+        np.add.at(taps[cell], places[inside] % fine, kernel[inside])
+    return np.ascontiguousarray(taps.T)
+
+
+def _matrix(coarse: int, factor: int, border: Border, cutoff: float, like: Tensor) -> Tensor:
+    return torch.from_numpy(kaiser_matrix(coarse, factor, border, cutoff)).to(like)
 
 
 def _kaiser_symmetries(border: str, cell: float, factor: int, reach: int) -> tuple[Symmetry, ...]:
