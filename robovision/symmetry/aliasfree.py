@@ -190,8 +190,9 @@ def kaiser_kernel(factor: int, cutoff: float = 1.0) -> Array:
     else:
         beta = 0.5842 * max(0.0, attenuation - 21) ** 0.4 + 0.07886 * max(0.0, attenuation - 21)
     places = np.arange(length) - (length - 1) / 2
-    kernel: Array = np.sinc(cutoff * places / factor) * np.kaiser(length, beta)
-    return kernel / kernel.sum()
+    kernel = np.sinc(cutoff * places / factor) * np.kaiser(length, beta)
+    normed: Array = kernel / kernel.sum()
+    return normed
 
 
 def _resample(maps: Tensor, axis: int, wanted: int, cutoff: float = 1.0) -> Tensor:
