@@ -234,7 +234,7 @@ def test_small_grids_and_wrong_kernels_are_told() -> None:
         check_image_size("nat-mini", 64, "size")
     with pytest.raises(UsageError, match=r"nat-mini is no plain ViT: use --encoder\.adapter none"):
         check_adapter("nat-mini", "coin")
-    with pytest.raises(UsageError, match="at least 3 heads"):
+    with pytest.raises(UsageError, match="at least 4 heads"):
         LookHere(ViTSize(32, 2, 2))
 
 

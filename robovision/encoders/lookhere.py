@@ -153,7 +153,7 @@ class LookHere(Encoder):
     ) -> None:
         super().__init__(size.width, normalisation)
         if not directed_heads(size.heads):
-            raise UsageError(f"LookHere needs at least 3 heads, so that four of them look somewhere; got {size.heads}")
+            raise UsageError(f"LookHere needs at least 4 heads, so that four of them look somewhere; got {size.heads}")
         self.patch = patch
         self.view: View = view
         self.heads = size.heads

@@ -81,9 +81,9 @@ def _psnr(
         squares += float(((found - expected) * mask).square().sum())
         count += float(mask.sum()) * still.shape[1]
     peak = float(still.max() - still.min())
-    if squares == 0:
-        return PERFECT
-    return min(PERFECT, 10 * math.log10(peak**2 * count / squares)) if peak > 0 else math.nan
+    if not peak > 0:
+        return math.nan
+    return min(PERFECT, 10 * math.log10(peak**2 * count / squares)) if squares else PERFECT
 
 
 def _shrunk(inside: Tensor) -> Tensor:
