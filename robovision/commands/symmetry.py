@@ -30,7 +30,7 @@ or what makes one without arguments. Looks at an image, or at a point cloud (.bi
 A vision transformer is shown without CoIn and with it: how far its tokens move and turn with the image, how fine they
 are (Fourier amplitude), and where it looks (attention rollout). Of any other model each layer is measured under shifts,
 turns, zooms and a flip, or in space; from an image to one of the same size, EQ-T and EQ-R in decibel too. Errors
-count the whole image, its border too, where zero padding breaks a shift; EQ-T and EQ-R leave out what the shift brings in.
+count the whole image, border included, where zero padding breaks a shift; EQ-T and EQ-R leave the border out.
 
 examples:
   robovision symmetry vit-tiny
