@@ -19,13 +19,14 @@ from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.config import BevOptions, DetectorConfig, Grid
 from robovision.lidar.detectors.detector import Detector, detect, ground_level
 from robovision.lidar.detectors.files import load_detector, save_detector
+from robovision.lidar.detectors.folding import fold
 from robovision.lidar.detectors.heads import Found, Maps, Objects, choose
 from robovision.lidar.detectors.models import MODELS, make_config
 from robovision.lidar.detectors.openpcdet import load_openpcdet
 from robovision.lidar.detectors.pillars import PillarEncoder, PillarLayer, describe
 from robovision.lidar.voxels import voxelise
 from robovision.types import PointCloud
-from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, TWO_STAGES, boxes, scene
+from tests.lidar_scenes import ANCHORED, AXES, CENTER, RESIDUAL, SECOND, TWO_STAGES, boxes, scene
 
 
 def same_boxes(one: Tensor, other: Tensor, at: float = 1e-4) -> None:
@@ -112,15 +113,19 @@ def test_anchor_head_reads_what_is_written() -> None:
     assert wrong["class_loss"] > 100 * losses["class_loss"]
 
 
-def test_center_head_reads_what_is_written() -> None:
-    head = CenterHead(4, CENTER)
+@pytest.mark.parametrize("config", [CENTER, AXES], ids=["directions", "axes"])
+def test_center_head_reads_what_is_written(config: DetectorConfig) -> None:
+    head = CenterHead(4, config)
     objects = turned()
-    heat, cells, code = center_head.peaks(objects, CENTER, (32, 32))
+    heat, cells, code = center_head.peaks(objects, config, (32, 32))
+    if config.center.axis:
+        code[:, 8] = 20 * code[:, 8] - 10  # chances as logits
     assert heat.shape == (2, 32, 32) and (heat == 1).sum() == len(objects.boxes) and heat.min() >= 0
-    flat = torch.zeros(8, 32 * 32)
+    flat = torch.zeros(code.shape[1], 32 * 32)
     flat[:, cells] = code.T
-    grid = flat.view(1, 8, 32, 32)
-    maps = dict(zip(center_head.BOX, torch.split(grid, list(center_head.BOX.values()), dim=1), strict=True))
+    grid = flat.view(1, -1, 32, 32)
+    parts = center_head.BOX | (center_head.WAY if config.center.axis else {})
+    maps = dict(zip(parts, torch.split(grid, list(parts.values()), dim=1), strict=True))
     maps["hm"] = torch.where(heat == 1, 6.0, -9.0)[None]
     (found,) = head.decode(maps)
     order = torch.cdist(objects.boxes[:, :2], found.boxes[:, :2]).argmin(dim=1)
@@ -130,6 +135,12 @@ def test_center_head_reads_what_is_written() -> None:
     losses = head.losses(maps, [objects])
     assert losses["box_loss"] < 1e-4
     assert head.losses({**maps, "hm": -maps["hm"]}, [objects])["heat_loss"] > 10 * losses["heat_loss"]
+    if config.center.axis:
+        back = {**maps, "way": -maps["way"]}
+        assert head.losses(back, [objects])["way_loss"] > 1 > 1e3 * losses["way_loss"]
+        (found,) = head.decode(back)
+        order = torch.cdist(objects.boxes[:, :2], found.boxes[:, :2]).argmin(dim=1)
+        assert torch.allclose((found.boxes[order, 6] - objects.boxes[:, 6]).cos(), torch.tensor(-1.0), atol=1e-4)
 
 
 def test_objects_outside_teach_no_peak() -> None:
@@ -185,8 +196,8 @@ def test_pillars_by_loop(padding: int) -> None:
 
 @pytest.mark.parametrize(
     "config",
-    [CENTER, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
-    ids=["center", "anchors", "second", "residual", "two stages"],
+    [CENTER, AXES, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
+    ids=["center", "axes", "anchors", "second", "residual", "two stages"],
 )
 def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     torch.manual_seed(0)
@@ -208,7 +219,39 @@ def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     assert (half - before).abs() < 0.1 * before
 
 
-@pytest.mark.parametrize("config", [CENTER, ANCHORED], ids=["center", "anchors"])
+@pytest.mark.parametrize(
+    "config",
+    [CENTER, AXES, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
+    ids=["center", "axes", "anchors", "second", "residual", "two stages"],
+)
+def test_a_folded_detector_sees_the_same(config: DetectorConfig) -> None:
+    torch.manual_seed(0)
+    detector = Detector(config)
+    with pytest.raises(ValueError, match="eval"):
+        fold(detector)
+    for layer in detector.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            assert layer.running_mean is not None and layer.running_var is not None
+            nn.init.normal_(layer.running_mean, std=0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 2.0)
+            nn.init.uniform_(layer.weight, 0.5, 2.0)
+            nn.init.normal_(layer.bias, std=0.1)
+    detector.eval()
+    folded = fold(detector)
+    kinds = {type(module) for module in folded.modules()}
+    assert not kinds & {nn.BatchNorm1d, nn.BatchNorm2d, nn.ZeroPad2d} and detector.training == folded.training
+    points = scene(config.features).points
+    sample = torch.zeros(len(points), dtype=torch.int64)
+    with torch.no_grad():
+        before, after = detector(points, sample, 1), folded(points, sample, 1)
+        for name, values in before.maps.items():
+            assert values.std() > 0 and torch.allclose(values, after.maps[name], rtol=1e-4, atol=1e-4), name
+        found, again = detector.decode(before)[0], folded.decode(after)[0]
+    if config.roi is not None:
+        assert len(found.boxes) and torch.allclose(found.scores[:5], again.scores[:5], atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [CENTER, AXES, ANCHORED], ids=["center", "axes", "anchors"])
 def test_a_scene_is_learnt(config: DetectorConfig) -> None:
     torch.manual_seed(0)
     config = dataclasses.replace(config, padding=0)

@@ -218,6 +218,39 @@ def test_detect_says_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest
         assert word in capsys.readouterr().err
 
 
+def test_detect_passes_over_clouds_that_cannot_be_read(
+    trained: Path, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (streets / "0000" / "velodyne" / "000000.bin").read_bytes()
+    bad = {
+        "cut.bin": (good[:-3], "no multiple of the 16 bytes"),
+        "five.bin": (np.full((8, 5), 7.0, np.float32).tobytes(), "reflectance, lies in 0..1"),
+        "four.pcd.bin": (np.full((10, 4), 0.5, np.float32).tobytes(), "name the file .bin"),
+        "text.npz": (b"no archive", "no NPZ file"),
+        "torn.feather": (b"ARROW1", "torn.feather"),
+        "torn.ply": (b"ply", "torn.ply"),
+    }
+    for name, (content, _) in bad.items():
+        (tmp_path / name).write_bytes(content)
+    fine = {"good.bin": good, "empty.bin": b"", "nan.bin": np.full((4, 4), np.nan, np.float32).tobytes()}
+    for name, content in fine.items():
+        (tmp_path / name).write_bytes(content)
+    weights, out = str(trained / "detector.safetensors"), tmp_path / "out"
+    arguments = ["lidar", "detect", "--weights", weights, "--no-pictures", "--out", str(out)]
+    with pytest.warns(UserWarning, match="not finite") as heard:
+        assert main([*arguments, str(tmp_path)]) == 2
+    assert sum("holds no points" in str(warning.message) for warning in heard) == 2
+    said = capsys.readouterr()
+    assert "in 3 clouds" in said.out and "6 of 9 could not be read" in said.err
+    for name, (_, reason) in bad.items():
+        (line,) = (line for line in said.err.splitlines() if name in line)
+        assert reason in line
+    assert sorted(path.name for path in (out / "boxes").iterdir()) == ["empty.npz", "good.npz", "nan.npz"]
+    # Alone, one that can't be read is an error.
+    assert main([*arguments, str(tmp_path / "cut.bin")]) == 2
+    assert "no multiple" in capsys.readouterr().err
+
+
 def test_options_are_checked() -> None:
     cases: tuple[tuple[dict[str, Any], str], ...] = (
         ({"classes": ("Cat",), "model": "second"}, "anchor"),

@@ -36,7 +36,8 @@ DETECT = """Detect objects in point clouds; write boxes, KITTI results, bird's-e
 
 Without --weights it uses the detector that the package carries, trained on simulated streets alone: cars, trucks,
 pedestrians and cyclists within 40 m, from any LiDAR that stands upright, without intensity. The ground is found in each
-cloud, so that the sensor's height does not matter. Truth beside the clouds is drawn next to what is found.
+cloud, so that the sensor's height does not matter. Truth beside the clouds is drawn next to what is found. Of several
+clouds, those that can't be read are passed over, and listed in the end; the exit status is then 2.
 
 examples:
   robovision lidar detect scan.bin
@@ -98,9 +99,11 @@ def _detect(options: Detect) -> int:
     detector = choose_detector(options.weights, options.model)
     outputs = Outputs(options.score, options.ground, options.pictures)
     with tqdm(total=len(clouds), desc="clouds", unit="cloud") as bar:
-        count = detect_files(detector, clouds, outputs, options.out, lambda done: move(bar, done))
-    print(f"{count} objects in {len(clouds)} cloud{'' if len(clouds) == 1 else 's'}; look into {options.out}")
-    return 0
+        found = detect_files(detector, clouds, outputs, options.out, lambda done: move(bar, done))
+    print(f"{found.objects} objects in {found.clouds} cloud{'' if found.clouds == 1 else 's'}; look into {options.out}")
+    if found.unread:
+        print(f"{len(found.unread)} of {len(clouds)} could not be read:", *found.unread, sep="\n  ", file=sys.stderr)
+    return 2 if found.unread else 0
 
 
 def _train(command: Train) -> int:
