@@ -97,33 +97,33 @@ class HeightField:
         far = torch.linspace(0, 1, LOOKS - 1, dtype=origin.dtype, device=origin.device)
         far = torch.cat([far[:1], torch.exp(far * torch.log(far[-1] * FARTHEST))])
         rise = up[2].clamp(min=0.1)[:, None]
-        floor = self.at(origin[0], origin[1])[:, None]
-
-        def line(place: Tensor, lift: Tensor) -> Tensor:
-            """How high above the fan's origin, along `up`, the ground is at places ahead of it."""
-            x, y, z = (o[:, None] + place * a[:, None] for o, a in zip(origin, ahead, strict=True))
-            above: Tensor = (self.at(x + lift * up[0, :, None], y + lift * up[1, :, None]) - z) / rise
-            return above
-
-        heights = line(far, (floor - origin[2, :, None]) / rise)
+        half = torch.tensor(self.half, dtype=origin.dtype, device=origin.device)[:, None, None]
+        start, straight, upright = (way[:2, :, None] / half for way in (origin, ahead, up))
+        height = origin[2, :, None]
+        # Along `up` from a place ahead, the ground is `(ground - height) / rise - slope * place` above the level ray.
+        slope = ahead[2, :, None] / rise
+        below = (self.at(*origin[:2])[:, None] - height) / rise
+        heights = (self._along(start + below * upright, straight, far) - height) / rise - slope * far
         horizon = (heights / far.clamp(min=1e-6)).cummax(dim=1).values
-        elevations = elevations.clamp(-STEEPEST, STEEPEST)
-        tangent = elevations.tan().expand(len(horizon), -1).contiguous()
+        tangent = elevations.clamp(-STEEPEST, STEEPEST).tan().expand(len(horizon), -1).contiguous()
         after = torch.searchsorted(horizon, tangent)
-        never = after == LOOKS
-        after = after.clamp_(1, LOOKS - 1)
-        first, last = far[after - 1], far[after]
-        # How much the ground is higher than the ray, below 0 at first and not at last: regula falsi.
-        below, beyond = heights.gather(1, after - 1) - first * tangent, heights.gather(1, after) - last * tangent
+        never = after.remainder(LOOKS) == 0  # none of the ground is so high, or the fan starts below it
+        # Between two places at first a straight line, from which the ray's own look at the ground then differs little.
+        steep = heights.diff(dim=1) / far.diff()
+        apart = heights[:, :-1] - steep * far[:-1]
+        after = after.sub_(1).clamp_(0, LOOKS - 2)
+        closing = steep.gather(1, after).sub_(tangent).clamp_(min=1e-6)
+        place = -apart.gather(1, after) / closing
+        way, sink = torch.addcmul(straight, tangent, upright), tangent + slope
         for _ in range(REFINED):
-            place = first - below * (last - first) / (beyond - below)
-            higher = line(place, place * tangent) - place * tangent
-            under = higher < 0
-            first, below = torch.where(under, place, first), torch.where(under, higher, below)
-            last, beyond = torch.where(under, last, place), torch.where(under, beyond, higher)
-        place = first - below * (last - first) / (beyond - below)
-        distance: Tensor = (place / elevations.cos()).masked_fill_(never | ~place.isfinite(), torch.inf)
+            ground = self._along(start, way, place)
+            place.addcdiv_(ground.sub_(height).div_(rise).addcmul_(place, sink, value=-1), closing, value=-1)
+        distance: Tensor = place.div_(elevations.clamp(-STEEPEST, STEEPEST).cos()).masked_fill_(never, torch.inf)
         return distance
+
+    def _along(self, start: Tensor, way: Tensor, place: Tensor) -> Tensor:
+        """Heights [P, L] of the ground at `start + place way`, both [2, P, 1 or L] and in halves of its sides."""
+        return _looked_up(self.heights[None], torch.addcmul(start, way, place))[0]
 
     def _above(self, start: Tensor, step: Tensor, time: Tensor) -> Tensor:
         x, y, z = start + time * step
@@ -149,6 +149,12 @@ class HeightField:
 
 def _sampled(grids: Tensor, half: tuple[float, float], x: Tensor, y: Tensor) -> Tensor:
     """Values [K, ...] of grids [K, R, C] at places of any shape."""
-    places = torch.stack([x / half[0], y / half[1]], dim=-1).view(1, 1, -1, 2)
-    found = grid_sample(grids[None].to(x.dtype), places, padding_mode="border", align_corners=True)
-    return found.view(len(grids), *x.shape)
+    return _looked_up(grids, torch.stack([x / half[0], y / half[1]]))
+
+
+def _looked_up(grids: Tensor, places: Tensor) -> Tensor:
+    """Values [K, ...] of grids [K, R, C] at places [2, ...], -1..1 between its sides."""
+    found = grid_sample(
+        grids[None].to(places.dtype), places.reshape(1, 1, 2, -1).mT, padding_mode="border", align_corners=True
+    )
+    return found.view(len(grids), *places.shape[1:])

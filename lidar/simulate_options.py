@@ -24,5 +24,6 @@ class SimulateOptions:
 
     def __post_init__(self) -> None:
         make_sensor(self.sensor)
-        if self.scenes < 1 or self.frames < 1 or self.seed < 0:
-            raise UsageError(f"scenes and frames must be at least 1 and the seed not negative, got {self}")
+        for name, value, least in (("scenes", self.scenes, 1), ("frames", self.frames, 1), ("seed", self.seed, 0)):
+            if value < least:
+                raise UsageError(f"--{name} must be at least {least}, got {value}")

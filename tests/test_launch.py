@@ -12,7 +12,7 @@ import pytest
 import tyro
 
 from robovision.cli import COMMANDS
-from robovision.commands.bench import Control
+from robovision.commands.bench_studies import Control
 from robovision.commands.policies import Train
 
 LAUNCH = Path(__file__).parent.parent / "launch"

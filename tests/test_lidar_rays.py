@@ -120,6 +120,16 @@ def test_fans_meet_uneven_ground_where_single_rays_do(seed: int) -> None:
         assert ((hits.facing().flatten()[seen] - cosine).abs() < 0.02).float().mean() > 0.99
 
 
+def test_fans_that_start_below_the_ground_never_meet_it() -> None:
+    field = HeightField(torch.tensor([[0.0, 1.0], [1.0, 2.0]]), (50.0, 50.0))
+    eye = torch.eye(3).repeat(4, 1, 1)
+    origin = eye[:, 2] * torch.tensor([0.5, 0.9, 1.1, 3.0])[:, None]  # the ground is 1 m high there
+    distance = field.cast_fans(origin.T, eye[:, 0].T, eye[:, 2].T, torch.linspace(-1.2, -0.1, 20))
+    assert distance[:2].isinf().all()
+    assert distance[2:].isfinite().all()
+    assert (distance[2:] > 0).all()
+
+
 def test_single_rays_meet_uneven_ground_on_its_surface_and_not_behind_it() -> None:
     world = uneven(0)
     starts, ways = torch.tensor([[0.5, 0.2, 1.7]], dtype=torch.float64), torch.from_numpy(rays(4000, 3)).double()
