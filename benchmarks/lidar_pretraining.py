@@ -23,13 +23,11 @@ from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import load_detector, save_detector
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.lidar.detectors.training import Training
-from robovision.lidar.detectors.training import resolve as resolve_training
 from robovision.lidar.kitti_labels import write_objects
 from robovision.lidar.kitti_metric import evaluation
 from robovision.lidar.pretraining.files import FILE, assign_backbone
 from robovision.lidar.pretraining.options import PretrainOptions
 from robovision.lidar.pretraining.training import Pretraining
-from robovision.lidar.pretraining.training import resolve as resolve_pretraining
 from robovision.lidar.simulate import CALIBRATION, simulate
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.processes import Processes
@@ -74,12 +72,10 @@ def pretrained(method, options):
         return None
     folder = options.out / f"pretrain-{method}"
     if not (folder / FILE).exists():
-        job = resolve_pretraining(
-            PretrainOptions(
-                data=(options.out / "train",), model=MODEL, objectives=METHODS[method], points=512, ema=0.98,
-                steps=options.pretraining, threads=1, checkpoint_every=50,
-            )
-        )  # fmt: skip
+        job = PretrainOptions(
+            data=(options.out / "train",), model=MODEL, objectives=METHODS[method], points=512, ema=0.98,
+            steps=options.pretraining, threads=1, checkpoint_every=50,
+        ).resolved()  # fmt: skip
         run = run_in(folder, "pretrain lidar", job)
         with run.lock():
             Pretraining(run, run.config(PretrainOptions), Processes()).execute()
@@ -91,13 +87,10 @@ def train(method, fraction, seed, options):
     folder = options.out / f"{method}-{100 * fraction:g}-seed{seed}"
     path = folder / "detector.safetensors"
     if not path.exists():
-        job = resolve_training(
-            TrainOptions(
-                data=(options.out / "train",), model=MODEL, fraction=fraction, seed=seed, steps=options.steps,
-                threads=1,
-                pretrained=pretrained(method, options),
-            )
-        )  # fmt: skip
+        job = TrainOptions(
+            data=(options.out / "train",), model=MODEL, fraction=fraction, seed=seed, steps=options.steps, threads=1,
+            pretrained=pretrained(method, options),
+        ).resolved()  # fmt: skip
         run = run_in(folder, "lidar train", job)
         with run.lock():
             Training(run, run.config(TrainOptions), Processes()).execute()

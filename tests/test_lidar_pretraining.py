@@ -25,7 +25,7 @@ from robovision.lidar.pretraining.network import Trunk, at_points, cells_of, ins
 from robovision.lidar.pretraining.options import MotionOptions, PretrainOptions, Weights
 from robovision.lidar.pretraining.rotation import Rotation, classes
 from robovision.lidar.pretraining.sweeps import Moment
-from robovision.lidar.pretraining.training import Pretraining, resolve
+from robovision.lidar.pretraining.training import Pretraining
 from robovision.lidar.pretraining.views import View, make_batch
 from robovision.lidar.simulate import write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
@@ -50,7 +50,7 @@ def options_for(streets: Path, **changes: Any) -> PretrainOptions:
         data=(streets,), model="tiny", steps=2, batch=2, points=64, width=8, checkpoint_every=1, device="cpu",
         precision="float32", threads=1,
     )  # fmt: skip
-    return resolve(dataclasses.replace(base, **changes))
+    return dataclasses.replace(base, **changes).resolved()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.models import MODELS
 from robovision.lidar.detectors.pasting import Cutout, Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
-from robovision.lidar.detectors.training import GRADIENT_NORM, Sweeps, Training, resolve
+from robovision.lidar.detectors.training import GRADIENT_NORM, Sweeps, Training
 from robovision.lidar.frames import read_frame
 from robovision.lidar.kitti_labels import read_detections
 from robovision.lidar.simulate import write_sequence
@@ -55,7 +55,7 @@ def options_for(streets: Path, **changes: object) -> TrainOptions:
         data=(streets,), classes=("Car",), steps=3, batch=2, least=1, paste=1, checkpoint_every=1, device="cpu",
         precision="float32", threads=1, augment=AugmentOptions(thin=0.3, hedges=2),
     )  # fmt: skip
-    return resolve(dataclasses.replace(base, **changes))  # type: ignore[arg-type]
+    return dataclasses.replace(base, **changes).resolved()  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")

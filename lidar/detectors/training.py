@@ -5,7 +5,6 @@ Everything random depends on the seed and the step alone, so a run that was kill
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
+from robovision.devices import make_deterministic
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
 from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
@@ -38,20 +37,6 @@ GRADIENT_NORM = 10.0
 
 Batch = tuple[Tensor, Tensor, list[Objects]]
 """Points [P, F], the sweep of each [P], and the true objects of each sweep."""
-
-
-def resolve(options: TrainOptions) -> TrainOptions:
-    """The options with every `auto` and 0 replaced by what it means on this machine."""
-    device = resolve_device(options.device)
-    return dataclasses.replace(
-        options,
-        data=tuple(path.resolve() for path in options.data),
-        start=None if options.start is None else options.start.resolve(),
-        pretrained=None if options.pretrained is None else options.pretrained.resolve(),
-        device=device,
-        precision=resolve_precision(options.precision, device),
-        threads=thread_count(options.threads),
-    )
 
 
 class Sweeps(Dataset[Batch]):

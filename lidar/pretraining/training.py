@@ -5,7 +5,6 @@ Everything random depends on the seed and the step alone, so a run that was kill
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
+from robovision.devices import make_deterministic
 from robovision.encoders.checkpoints import cache_folder
 from robovision.errors import UsageError
 from robovision.files import write_atomically
@@ -37,18 +36,6 @@ from robovision.steps import Steps
 from robovision.types import Metric
 
 GRADIENT_NORM = 10.0
-
-
-def resolve(options: PretrainOptions) -> PretrainOptions:
-    """The options with every `auto` and 0 replaced by what it means on this machine."""
-    device = resolve_device(options.device)
-    return dataclasses.replace(
-        options,
-        data=tuple(path.resolve() for path in options.data),
-        device=device,
-        precision=resolve_precision(options.precision, device),
-        threads=thread_count(options.threads),
-    )
 
 
 def flow_reader(options: PretrainOptions) -> FlowReader:

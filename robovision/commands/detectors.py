@@ -107,10 +107,9 @@ def _detect(options: Detect) -> int:
 
 
 def _train(command: Train) -> int:
-    from robovision.lidar.detectors.training import resolve
     from robovision.processes import joined
 
-    options = resolve(command.options)
+    options = command.options.resolved()
     with joined(options.device) as processes:
         return _fit(command, options, processes)
 
