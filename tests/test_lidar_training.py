@@ -64,14 +64,14 @@ def trained(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     options = options_for(streets)
     metrics = Training(Run.create(path, "lidar train", options, 0), options, Processes()).execute()
-    assert {m.name for m in metrics} == {"heat_loss", "box_loss", "training_time"}
+    assert {m.name for m in metrics} == {"heat_loss", "box_loss", "way_loss", "training_time"}
     return path
 
 
 def test_a_run_leaves_a_detector_and_its_curve(trained: Path) -> None:
     detector = load_detector(trained / "detector.safetensors")
     assert detector.config.classes == ("Car",) and detector.config.merged == (("Van", "Car"),)
-    assert (trained / "curve.csv").read_text().startswith("step,heat_loss,box_loss\n3,")
+    assert (trained / "curve.csv").read_text().startswith("step,heat_loss,box_loss,way_loss\n3,")
     assert '"labels"' in (trained / "results.json").read_text()
 
 

@@ -105,7 +105,7 @@ def _memory(call: Callable[[], object]) -> str:
 
 
 def _spconv() -> Callable[[Tensor, Tensor], object]:
-    """SECOND's backbone by spconv, its normalisations folded as ours are."""
+    """SECOND's backbone by spconv, whose convolutions have no bias on a CPU, so that normalisations stay apart."""
     spconv: Any = importlib.import_module("spconv.pytorch")
     plan = [
         ("subm", 4, 16, 3, 1, 1, "1"), ("subm", 16, 16, 3, 1, 1, "1"),
@@ -117,10 +117,10 @@ def _spconv() -> Callable[[Tensor, Tensor], object]:
     layers: list[nn.Module] = []
     for kind, width, channels, kernel, stride, padding, key in plan:
         if kind == "subm":
-            layers.append(spconv.SubMConv3d(width, channels, kernel, padding=padding, indice_key=key))
+            layers.append(spconv.SubMConv3d(width, channels, kernel, padding=padding, bias=False, indice_key=key))
         else:
-            layers.append(spconv.SparseConv3d(width, channels, kernel, stride, padding, indice_key=key))
-        layers.append(nn.ReLU(inplace=True))
+            layers.append(spconv.SparseConv3d(width, channels, kernel, stride, padding, bias=False, indice_key=key))
+        layers += [nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01), nn.ReLU(inplace=True)]
     net: nn.Module = spconv.SparseSequential(*layers).eval()
     grid = BACKBONE.grid
 
