@@ -187,6 +187,7 @@ def test_detect_writes_everything(trained: Path, streets: Path, tmp_path: Path) 
     out = tmp_path / "found"
     eager = load_detector(trained / "detector.safetensors")
     torch.nn.init.constant_(eager.head.parts["hm"][1].bias, 3.0)  # type: ignore[index,union-attr]
+    eager.config = dataclasses.replace(eager.config, most=2000)  # some of them ahead, where the camera looks
     weights = str(tmp_path / "eager.safetensors")
     save_detector(Path(weights), eager)
     assert (
@@ -228,7 +229,7 @@ def test_detect_passes_over_clouds_that_cannot_be_read(
         "four.pcd.bin": (np.full((10, 4), 0.5, np.float32).tobytes(), "name the file .bin"),
         "text.npz": (b"no archive", "no NPZ file"),
         "torn.feather": (b"ARROW1", "torn.feather"),
-        "torn.ply": (b"ply", "torn.ply"),
+        "half.ply": (b"ply", "half.ply"),
     }
     for name, (content, _) in bad.items():
         (tmp_path / name).write_bytes(content)

@@ -50,7 +50,8 @@ class AnchorHead(Head):
         weight = torch.cat([part.weight for part in parts.values()])
         bias = torch.cat([part.bias for part in parts.values() if part.bias is not None])
         maps = functional.conv2d(features, weight, bias)
-        return dict(zip(parts, maps.split([part.out_channels for part in parts.values()], dim=1), strict=True))
+        widths = [part.out_channels for part in parts.values()]
+        return dict(zip(parts, torch.split(maps, widths, dim=1), strict=True))
 
     def losses(self, maps: Maps, truth: list[Objects]) -> dict[str, Tensor]:
         logits, boxes, directions = self._flat(maps)
