@@ -30,7 +30,7 @@ EMBEDDED: dict[str, Embedded] = {
         "vit-tiny-sim.safetensors", "58be41f3cf515aea472b969cfd1d6a9fa863641c43aff3337b311c6bbd622bcb"
     ),
     "lidar-small-sim": Embedded(
-        "lidar-small-sim.safetensors", "0c3a4c681c5ce2845747390faf61e3eb53fe52d3b30c25bd376d3886ec85132a"
+        "lidar-small-sim.safetensors", "99d762552ba71b393de033da5aeba76d36b1c46e1a555920eb06de8070433de7"
     ),
     "strek": Embedded("strek.safetensors", "2fc2854b9f886d1059bdb36320074b504342c216d837e7b73e98b93386128814"),
 }

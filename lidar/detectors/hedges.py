@@ -30,8 +30,8 @@ CORNERS = 0.3
 """Share of those that end in a corner, where another one begins."""
 TRIES = 8
 """How often a place is looked for."""
-ROOM = 1.5
-"""Metres between a hedge and the circle around an object."""
+ROOM, BESIDE, DISCS = 1.5, 0.3, 5
+"""Half the metres between a hedge and the sensor; metres between it and the discs, so many, that cover an object."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +104,16 @@ def _hide(scene: Scene, hedge: _Hedge, ground: float, generator: torch.Generator
 
 def _blocked(boxes: Tensor, hedge: _Hedge) -> bool:
     """Whether a strip passes through an object, or over the sensor."""
-    places = torch.cat([boxes[:, :2], boxes.new_zeros(1, 2)])
-    radius = torch.cat([boxes[:, 3:5].norm(dim=1) / 2, boxes.new_tensor([ROOM])])
+    # Discs along each box cover it: a car may stand close to a wall.
+    ahead = torch.stack([boxes[:, 6].cos(), boxes[:, 6].sin()], dim=1)
+    share = torch.linspace(-0.5, 0.5, DISCS)[:, None, None]
+    along = share * (boxes[:, 3:4] - boxes[:, 4:5]).clamp(min=0) * ahead
+    places = torch.cat([(boxes[:, :2] + along).reshape(-1, 2), boxes.new_zeros(1, 2)])
+    room = BESIDE + 4 * hedge.depth  # within which nearly all of its ragged front is
+    radius = torch.cat([(0.71 * boxes[:, 4] + room).repeat(DISCS), boxes.new_tensor([2 * ROOM])])
     offset = places - hedge.middle
     nearest = (offset @ hedge.along).clamp(-hedge.half, hedge.half)
-    return bool(((offset - nearest[:, None] * hedge.along).norm(dim=1) < radius + ROOM).any())
+    return bool(((offset - nearest[:, None] * hedge.along).norm(dim=1) < radius).any())
 
 
 def _between(ends: tuple[float, float], share: float) -> float:
