@@ -2,7 +2,9 @@
 
 Each method pretrains the backbone of the model `tiny` once on all training sweeps, without labels. Each cell (method,
 share of the labels, seed) trains the whole detector for the same number of steps and is judged on other streets by
-KITTI's average precision. A cell that is done is not run again; the table and the plot are of what is done.
+KITTI's average precision. A cell that is done is not run again, one that was broken off goes on where it was; the table
+and the plot are of what is done, so that cells may be added by and by: the same command with other --methods,
+--fractions and --seeds. Everything else must stay, and is kept in settings.json.
 """
 
 import argparse
@@ -38,25 +40,43 @@ from robovision.run import Run
 METHODS = {
     "scratch": (),
     "pointcontrast": ("pointcontrast",),
+    "strl": ("strl",),
+    "also": ("also",),
     "spatial": ("contrast", "rotation"),
     "temporal": ("flow",),
     "both": ("contrast", "rotation", "flow"),
-    "strl": ("strl",),
-    "also": ("also",),
+    "both-estimated": ("contrast", "rotation", "flow"),
 }
+ESTIMATED = ("both-estimated",)
+"""Those whose flow is estimated; the others that need it have the truth."""
 MODEL = "tiny"
 CLASSES = {"Car": "Car_3d@0.5", "Pedestrian": "Pedestrian_3d@0.25", "Cyclist": "Cyclist_3d@0.25"}
 """What is reported of each class: boxes in space at the loose overlaps; the strict ones are kept in the cells."""
 SCORE = 0.05
 TRAIN_SEED, TEST_SEED = 21, 22
+SETTINGS = ("scenes", "frames", "tests", "pretraining", "steps")
+"""The options that all cells of a folder share."""
+
+
+def settle(options):
+    """Write down what all cells of the folder share, or stop if it has others already."""
+    path, mine = options.out / "settings.json", {name: getattr(options, name) for name in SETTINGS}
+    if not path.exists():
+        make_folder(options.out)
+        write_json(path, mine)
+    elif json.loads(path.read_text()) != mine:
+        raise SystemExit(f"{options.out} has cells of other settings, {path.read_text()}: give these, or another --out")
 
 
 def prepare(options):
-    """Simulate the sequences to learn from, and single sweeps of other streets to be judged on."""
+    """Simulate the sequences to learn from, and sweeps of other streets to be judged on, each with the one after it.
+
+    Only the first is judged on; the second is for `robovision symmetry lidar`, which looks at features along the flow.
+    """
     workers = os.cpu_count() or 1
     for name, scenes, frames, seed in (
         ("train", options.scenes, options.frames, TRAIN_SEED),
-        ("test", options.tests, 1, TEST_SEED),
+        ("test", options.tests, 2, TEST_SEED),
     ):
         wanted = SimulateOptions(scenes, frames, "hdl-64e", seed)
         with tqdm(total=scenes, desc=f"{name}: sequences") as bar:
@@ -77,6 +97,7 @@ def pretrained(method, options):
         job = resolve_pretraining(
             PretrainOptions(
                 data=(options.out / "train",), model=MODEL, objectives=METHODS[method], points=512, ema=0.98,
+                flow="estimated" if method in ESTIMATED else "truth",
                 steps=options.pretraining, threads=1, checkpoint_every=50,
             )
         )  # fmt: skip
@@ -112,7 +133,7 @@ def judge(path, options):
         make_folder(folder)
     outputs = Outputs(SCORE, detector.config.ground, pictures=False)
     for drive in find_sequences([options.out / "test"]):
-        (cloud,) = drive.clouds
+        cloud = drive.clouds[0]
         shutil.copyfile(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt", truth / f"{drive.name}.txt")
         found = find(detector, cloud, outputs).detections
         write_objects(results / f"{drive.name}.txt", in_image(found, CALIBRATION))
@@ -236,6 +257,7 @@ def main():
     parser.add_argument("--steps", type=int, default=150, help="steps of each training")
     options = parser.parse_args()
     options.out = options.out.resolve()
+    settle(options)
     prepare(options)
     make_folder(options.out / "cells")
     run_cells(options)

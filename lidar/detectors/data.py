@@ -109,13 +109,15 @@ def _names(cloud: Path) -> list[str]:
     return list(read_labels(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt").names)
 
 
-def read_scene(path: Path, config: DetectorConfig, view: bool = False) -> Scene:
+def read_scene(path: Path, config: DetectorConfig, view: bool = False, check: bool = True) -> Scene:
     """A labelled sweep as a detector is taught it; `view`: only what the camera sees, where alone KITTI has labels.
+
+    `check`: it is warned of labels that lie where the sweep can't be.
 
     Raises:
         UsageError: if there are no labels, or a file is wrong.
     """
-    frame = read_frame(path)
+    frame = read_frame(path, check=check)
     root = find_root(path)
     if root is not None:
         frame = dataclasses.replace(frame, truth=read_truth(root, path))
@@ -142,7 +144,7 @@ def to_objects(boxes: Boxes3D, config: DetectorConfig) -> Objects:
 def drop_unseen(scene: Scene, least: int) -> Scene:
     """The scene without objects that fewer points than this are in: they can't be learnt."""
     objects = scene.objects
-    seen = points_in_boxes(scene.points[:, :3], objects.boxes).sum(dim=1) >= least
+    seen = points_in_boxes(scene.points[:, :3], objects.boxes).count_nonzero(dim=1) >= least
     return Scene(scene.points, Objects(objects.boxes[seen], objects.labels[seen]))
 
 

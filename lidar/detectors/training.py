@@ -66,11 +66,12 @@ class Sweeps(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         generator = self._processes.generator(self._options.seed, step)
         numbers = draw_numbers(step, self._options.batch, len(self._clouds), self._options.seed)
-        return join([self._scene(number, generator) for number in self._processes.share(numbers)])
+        first = step * self._options.batch < len(self._clouds)
+        return join([self._scene(number, generator, first) for number in self._processes.share(numbers)])
 
-    def _scene(self, number: int, generator: torch.Generator) -> Scene:
+    def _scene(self, number: int, generator: torch.Generator, first: bool) -> Scene:
         options = self._options
-        scene = read_scene(self._clouds[number], self._config, options.view)
+        scene = read_scene(self._clouds[number], self._config, options.view, check=first)
         if self._pasting is not None:
             scene = self._pasting(scene, generator)
         if options.augment.hedges:
