@@ -21,7 +21,7 @@ from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
 from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.files import assign, load_detector, save_detector
+from robovision.lidar.detectors.files import save_detector, start_from
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
@@ -158,7 +158,7 @@ class Training:
     def _detector(self) -> Detector:
         detector = Detector(self.options.detector())
         if self.options.start is not None:
-            assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
+            start_from(detector, self.options.start)
         if self.options.pretrained is not None:
             assign_backbone(detector, self.options.pretrained)
         return detector
