@@ -32,6 +32,7 @@ from robovision.lidar.pretraining.files import FILE, assign_backbone
 from robovision.lidar.pretraining.options import PretrainOptions
 from robovision.lidar.pretraining.training import Pretraining
 from robovision.lidar.pretraining.training import resolve as resolve_pretraining
+from robovision.lidar.sensors import hdl_64e
 from robovision.lidar.simulate import CALIBRATION, simulate
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.processes import Processes
@@ -54,7 +55,7 @@ CLASSES = {"Car": "Car_3d@0.5", "Pedestrian": "Pedestrian_3d@0.25", "Cyclist": "
 """What is reported of each class: boxes in space at the loose overlaps; the strict ones are kept in the cells."""
 SCORE = 0.05
 TRAIN_SEED, TEST_SEED = 21, 22
-SETTINGS = ("scenes", "frames", "tests", "pretraining", "steps")
+SETTINGS = ("columns", "scenes", "frames", "tests", "pretraining", "steps")
 """The options that all cells of a folder share."""
 
 
@@ -74,13 +75,22 @@ def prepare(options):
     Only the first is judged on; the second is for `robovision symmetry lidar`, which looks at features along the flow.
     """
     workers = os.cpu_count() or 1
+    sensor = write_sensor(options.out / "sensor.json", options.columns)
     for name, scenes, frames, seed in (
         ("train", options.scenes, options.frames, TRAIN_SEED),
         ("test", options.tests, 2, TEST_SEED),
     ):
-        wanted = SimulateOptions(scenes, frames, "hdl-64e", seed)
+        wanted = SimulateOptions(scenes, frames, str(sensor), seed)
         with tqdm(total=scenes, desc=f"{name}: sequences") as bar:
             simulate(wanted, options.out / name, workers, lambda done, bar=bar: bar.update(done - bar.n))
+
+
+def write_sensor(path, columns):
+    """The file of an HDL-64E that fires less often while it turns: fewer points for trainings on small machines."""
+    full = hdl_64e()
+    described = {"elevations": np.degrees(full.elevations).tolist(), "columns": columns, "incidence": full.incidence}
+    write_json(path, {**described, "fades": full.fades, "grain": full.grain})
+    return path
 
 
 def run_in(folder, job, config):
@@ -250,11 +260,12 @@ def main():
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.05, 0.2, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--columns", type=int, default=600, help="times that the HDL-64E fires in a turn, really 1800")
     parser.add_argument("--scenes", type=int, default=80, help="sequences to learn from")
     parser.add_argument("--frames", type=int, default=4, help="sweeps of each")
     parser.add_argument("--tests", type=int, default=48, help="sweeps to be judged on")
     parser.add_argument("--pretraining", type=int, default=200, help="steps of each pretraining")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each training")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each training")
     options = parser.parse_args()
     options.out = options.out.resolve()
     settle(options)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from robovision.errors import UsageError
 from robovision.lidar.detectors.config import BevOptions, DetectorConfig, Grid
 from robovision.lidar.detectors.detector import Detector, detect, ground_level
-from robovision.lidar.detectors.files import load_detector, save_detector
+from robovision.lidar.detectors.files import load_detector, save_detector, start_from
 from robovision.lidar.detectors.models import make_config
 from robovision.types import PointCloud
 from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, TWO_STAGES, scene
@@ -94,6 +94,15 @@ def test_a_file_says_which_detector_it_is(tmp_path: Path) -> None:
     assert again.config == ANCHORED and not again.training
     for name, value in detector.state_dict().items():
         assert torch.allclose(again.state_dict()[name].float(), value.float(), rtol=1e-3, atol=1e-4)
+    other = Detector(ANCHORED)
+    start_from(other, path)
+    assert torch.equal(other.backbone.blocks[0][1].weight, again.backbone.blocks[0][1].weight)  # type: ignore[index]
+    for changes, word in (
+        ({"classes": ("Pedestrian", "Car")}, r"other classes:\n  classes: \('Car', 'Pedestrian'\), not"),
+        ({"grid": Grid((0.0, -6.4, -3.0), (25.6, 6.4, 1.0), (0.4, 0.2, 4.0))}, r"other classes:\n  grid: "),
+    ):
+        with pytest.raises(UsageError, match=word):
+            start_from(Detector(dataclasses.replace(ANCHORED, **changes)), path)  # type: ignore[arg-type]
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match=r"d\.safetensors"):
         load_detector(path)
