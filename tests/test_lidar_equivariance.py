@@ -141,6 +141,10 @@ def test_report_of_two_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("turn 90 degrees")]) == 2
     assert main(["symmetry", "lidar", *paths]) == 2
     assert "--on" in capsys.readouterr().err
+    far = tmp_path / "far.bin"
+    write_cloud(far, PointCloud(np.full((5, 3), 900.0), np.zeros(5)))
+    assert main(["symmetry", "lidar", *paths, "--on", str(far), "--out", str(out)]) == 2
+    assert "0 of 5 points of" in capsys.readouterr().err
 
 
 def test_report_of_a_backbone_beside_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

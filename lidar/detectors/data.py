@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robovision.errors import UsageError
 from robovision.lidar.boxes import points_in_boxes
 from robovision.lidar.clouds import FORMATS
 from robovision.lidar.detectors.augmentation import Scene
-from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.config import DetectorConfig, Grid
 from robovision.lidar.detectors.detector import features
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.nuscenes_data import find_root, find_scenes, is_nuscenes, read_truth
@@ -27,6 +28,9 @@ from robovision.lidar.frames import Frame, read_frame
 from robovision.lidar.kitti_calibration import IMAGE, read_calibration
 from robovision.lidar.kitti_labels import read_labels
 from robovision.types import Array, Boxes3D, PointCloud
+
+FEWEST = 2
+"""Points of a batch that normalisations need."""
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,18 @@ def drop_unseen(scene: Scene, least: int) -> Scene:
     objects = scene.objects
     seen = points_in_boxes(scene.points[:, :3], objects.boxes).count_nonzero(dim=1) >= least
     return Scene(scene.points, Objects(objects.boxes[seen], objects.labels[seen]))
+
+
+def check_within(points: Tensor, grid: Grid, clouds: Sequence[Path]) -> None:
+    """Raise UsageError, naming clouds, if hardly any of their points [P, 3 or 4] lies in a grid."""
+    low, high = points.new_tensor(grid.low), points.new_tensor(grid.high)
+    count = int(((points[:, :3] >= low) & (points[:, :3] < high)).all(dim=1).count_nonzero())
+    if count < FEWEST:
+        named = ", ".join(str(cloud) for cloud in clouds)
+        raise UsageError(
+            f"{count} of {len(points)} points of {named} lie where this model looks, {grid.low} to {grid.high} m "
+            "around the sensor; are they in metres, in the LiDAR's frame? Leave such sweeps out or take another --model"
+        )
 
 
 def in_view(frame: Frame, path: Path) -> PointCloud:

@@ -19,7 +19,14 @@ from torch.utils.data import DataLoader, Dataset
 from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
-from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
+from robovision.lidar.detectors.data import (
+    check_classes,
+    check_within,
+    drop_unseen,
+    find_sequences,
+    read_scene,
+    take_fraction,
+)
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import save_detector, start_from
 from robovision.lidar.detectors.heads import Objects
@@ -67,7 +74,10 @@ class Sweeps(Dataset[Batch]):
         generator = self._processes.generator(self._options.seed, step)
         numbers = draw_numbers(step, self._options.batch, len(self._clouds), self._options.seed)
         first = step * self._options.batch < len(self._clouds)
-        return join([self._scene(number, generator, first) for number in self._processes.share(numbers)])
+        mine = self._processes.share(numbers)
+        batch = join([self._scene(number, generator, first) for number in mine])
+        check_within(batch[0], self._config.grid, [self._clouds[number] for number in mine])
+        return batch
 
     def _scene(self, number: int, generator: torch.Generator, first: bool) -> Scene:
         options = self._options

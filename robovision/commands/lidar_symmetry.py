@@ -64,9 +64,11 @@ class LidarSymmetry:
 def _measure(options: LidarSymmetry) -> int:
     from functools import partial
 
+    import torch
     from tqdm import tqdm
 
     from robovision.lidar.clouds import read_cloud
+    from robovision.lidar.detectors.data import check_within
     from robovision.lidar.detectors.equivariance import KINDS, measure, table, write_report
     from robovision.lidar.detectors.flow_equivariance import find_pairs, measure_flow
     from robovision.lidar.frames import find_clouds
@@ -75,6 +77,8 @@ def _measure(options: LidarSymmetry) -> int:
     paths = find_clouds(options.on)
     clouds, pairs = [read_cloud(path) for path in paths], find_pairs(paths)
     detectors, backbones = _load(options)
+    for detector in (*detectors.values(), *backbones.values()):
+        check_within(torch.cat(_sweeps(detector, clouds)), detector.config.grid, paths)
     random = _random({d.config for d in backbones.values()}, clouds)
     make_folder(options.out)
     answers = {}
