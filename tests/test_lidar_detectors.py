@@ -102,7 +102,7 @@ def test_a_file_says_which_detector_it_is(tmp_path: Path) -> None:
         ({"grid": Grid((0.0, -6.4, -3.0), (25.6, 6.4, 1.0), (0.4, 0.2, 4.0))}, r"other classes:\n  grid: "),
     ):
         with pytest.raises(UsageError, match=word):
-            start_from(Detector(dataclasses.replace(ANCHORED, **changes)), path)  # type: ignore[arg-type]
+            start_from(Detector(dataclasses.replace(ANCHORED, **changes)), path)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(UsageError, match=r"d\.safetensors"):
         load_detector(path)

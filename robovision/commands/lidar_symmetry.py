@@ -88,8 +88,10 @@ def _measure(options: LidarSymmetry) -> int:
         with tqdm(total=count, desc=name, unit="motion", leave=False) as bar:
             answers[name] = measure(detector, _sweeps(detector, clouds), score, partial(move, bar))
         if pairs:
-            sweeps = [(*_sweeps(detector, (pair.before, pair.now)), pair.flow) for pair in pairs]
-            answers[name].append(measure_flow(detector, sweeps))
+            before, now = [pair.before for pair in pairs], [pair.now for pair in pairs]
+            flows = [pair.flow for pair in pairs]
+            sweeps = zip(_sweeps(detector, before), _sweeps(detector, now), flows, strict=True)
+            answers[name].append(measure_flow(detector, list(sweeps)))
     print(table(answers))
     write_report(options.out, answers)
     print(f"\nthe plot is {options.out / 'equivariance.png'}")
