@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
 from robovision.lidar.detectors.data import (
@@ -57,7 +57,7 @@ def resolve(options: TrainOptions) -> TrainOptions:
         pretrained=None if options.pretrained is None else options.pretrained.resolve(),
         device=device,
         precision=resolve_precision(options.precision, device),
-        threads=options.threads or cpu_count(),
+        threads=thread_count(options.threads),
     )
 
 

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
 from robovision.encoders.checkpoints import cache_folder
 from robovision.errors import UsageError
 from robovision.files import write_atomically
@@ -47,7 +47,7 @@ def resolve(options: PretrainOptions) -> PretrainOptions:
         data=tuple(path.resolve() for path in options.data),
         device=device,
         precision=resolve_precision(options.precision, device),
-        threads=options.threads or cpu_count(),
+        threads=thread_count(options.threads),
     )
 
 
