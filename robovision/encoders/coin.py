@@ -31,8 +31,8 @@ POINTS = 4
 class SpatialPrior(nn.Module):
     """Convolutional features of an image at 1/8, 1/16 and 1/32 of its size, each [B, D, H, W], channels last.
 
-    `marks` [LEVELS, D], if given, are added to the maps, one to each. Alias-free, nonlinearities are SiLU, act on a grid
-    twice as fine and are filtered, as is what is made coarser.
+    `marks` [LEVELS, D], if given, are added to the maps, one to each. Alias-free, nonlinearities are SiLU, act on a
+    grid twice as fine and are filtered, as is what is made coarser.
     """
 
     def __init__(self, width: int, stem: int, quarter_map: bool, aliasfree: bool = False) -> None:
