@@ -45,11 +45,6 @@ def rank() -> int:
     return distributed.get_rank() if distributed.is_initialized() else 0
 
 
-def processes_here() -> int:
-    """How many of them share this machine, also before they joined."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
 def check_shares(clips: int) -> None:
     """Raise UsageError unless each process gets one of a batch's clips."""
     if clips < processes():

@@ -24,7 +24,7 @@ from robovision.agents.log import Log
 from robovision.agents.plots import learning_curve
 from robovision.agents.policy import make_policy
 from robovision.agents.video import write_mosaic
-from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision, thread_count
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.features import Recipe, digest, keep
@@ -53,7 +53,7 @@ def resolve(config: TrainConfig) -> TrainConfig:
     return dataclasses.replace(
         config,
         device=device,
-        threads=config.threads or max(1, cpu_count() // distributed.processes_here()),
+        threads=thread_count(config.threads),
         workers=config.workers or cpu_count(),
         optimisation=dataclasses.replace(config.optimisation, precision=precision),
         data=None if config.data is None else config.data.resolve(),

@@ -54,6 +54,14 @@ def cpu_count() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
+def thread_count(threads: int) -> int:
+    """`--threads` with 0 as what it means: this process's share of the processors among those that `torchrun` started.
+
+    More threads than processors would wait for each other in turns, which makes a step several times as long.
+    """
+    return threads or max(1, cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
 def make_deterministic(seed: int, threads: int) -> None:
     """Seed PyTorch, fix its number of threads, and choose repeatable operators where there are any."""
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -19,6 +19,9 @@ WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
 PACE = "pace"
 """What a group of parameters learns at, as a multiple of the learning rate."""
+
+Named = tuple[str, Tensor]
+"""A parameter after its name."""
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -95,7 +98,10 @@ def save(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UsageError(f"the weight {name} is not finite after {step} steps; the last checkpoint is intact")
-    tensors = {"model": (average or model).state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    tensors = {
+        "model": (average or model).state_dict(),
+        "optimizer": optimizer_tensors(optimizer, model.named_parameters()),
+    }
     if average is not None:
         tensors["trained"] = model.state_dict()
     run.save(step, {"curve": curve, "seconds": seconds}, tensors, keep)
@@ -117,20 +123,53 @@ def restore(
     weights.assign(average or model, checkpoint.tensors("model"), str(checkpoint.path))
     if average is not None:
         weights.assign(model, checkpoint.tensors("trained"), str(checkpoint.path))
-    load_optimizer(optimizer, checkpoint.tensors("optimizer"))
+    load_optimizer(optimizer, model.named_parameters(), checkpoint.tensors("optimizer"), str(checkpoint.path))
     return checkpoint.step, checkpoint.state["curve"], checkpoint.state["seconds"]
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors: `number.name`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors, `parameter.moment`: `head.0.weight.exp_avg`.
+
+    Args:
+        optimizer: of these parameters, in whatever order and groups.
+        named: all its parameters with their names, and others.
+    """
+    names = _names(optimizer, named)
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+    return {f"{names[number]}.{moment}": value for number, entry in state.items() for moment, value in entry.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`."""
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, named: Iterable[Named], tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """The reverse of `optimizer_tensors`: each parameter gets back its own moments, wherever it stands by now.
+
+    A parameter without any begins anew: it never had a gradient.
+
+    Raises:
+        UsageError: naming the source, for moments of parameters that are not there or of another shape, or that go by
+            number, as they did before they had names.
+    """
+    parts = {key: key.rpartition(".")[::2] for key in tensors}
+    if any(name.isdecimal() for name, _ in parts.values()):
+        raise UsageError(
+            f"{source} keeps the optimiser's state by number, as earlier versions did, and which weights these were is "
+            "not known: go on with the version that run.json names, or begin anew. Its weights can still be used"
+        )
+    named = list(named)
+    numbers = {name: number for number, name in enumerate(_names(optimizer, named))}
+    shapes = {name: parameter.shape for name, parameter in named}
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+    for key, (name, moment) in parts.items():
+        if name not in numbers:
+            raise UsageError(f"{source} holds {key}, but no such weight is trained")
+        if tensors[key].ndim and tensors[key].shape != shapes[name]:
+            raise UsageError(f"{source}: {key} is {list(tensors[key].shape)}, and its weight {list(shapes[name])}")
+        state.setdefault(numbers[name], {})[moment] = tensors[key]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _names(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> list[str]:
+    """The names of the optimizer's parameters, as it numbers them: group by group."""
+    known = {id(parameter): name for name, parameter in named}
+    return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from robovision.agents.config import EncoderOptions
 from robovision.cli import COMMANDS, main
 from robovision.commands import policies, reinforcement
+from robovision.devices import thread_count
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS, python
 
@@ -176,6 +178,15 @@ def test_demos_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert expected in rows
 
 
+def test_threads_without_work_soon_sleep_unless_the_user_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    main(["--version"])
+    assert int(os.environ["GOMP_SPINCOUNT"]) < 300_000
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    main(["--version"])
+    assert os.environ["GOMP_SPINCOUNT"] == "7"
+
+
 def test_the_doctor_finds_this_machine_able() -> None:
     code, output = run_cli("doctor")
     assert code == 0, output
@@ -213,3 +224,13 @@ def test_a_warning_says_what_and_not_where_in_the_package(tmp_path: Path) -> Non
     assert "\nrobovision: " in text  # not behind a progress bar
     assert "UserWarning" not in text
     assert "checks.py" not in text
+
+
+def test_processes_of_torchrun_share_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("robovision.devices.cpu_count", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert thread_count(0) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert (thread_count(0), thread_count(5)) == (2, 5)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "16")
+    assert thread_count(0) == 1

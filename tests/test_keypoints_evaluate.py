@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from robovision import keypoints
+from robovision.bench import keypoints as bench
 from robovision.cli import main
 from robovision.errors import UsageError
 from robovision.keypoints import hpatches, posed, selfwarp
@@ -171,6 +172,46 @@ def test_rotation_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "must divide 90" in capsys.readouterr().err
 
 
+def test_unreadable_images_of_a_folder_are_listed_and_the_rest_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "images"
+    for name in ("a.png", "c.png"):
+        _save(folder / name, blobs(150, 170))
+    whole = (folder / "a.png").read_bytes()
+    (folder / "b.png").write_bytes(whole[: len(whole) // 2])
+    (folder / "d.jpg").write_text("no image")
+    arguments = ["keypoints", "evaluate", "rotation", str(folder), "--extractors", "orb", "--step", "90"]
+    assert main([*arguments, "--keypoints", "50"]) == 1
+    said = capsys.readouterr()
+    assert "2 images" in said.out
+    assert said.err.count("is no readable image") == 2
+    assert "2 of 4 files could not be read" in said.err
+    for name in ("a.png", "c.png"):
+        (folder / name).write_bytes(b"")
+    assert main(arguments) == 2
+    assert f"no image in {folder} can be read" in capsys.readouterr().err
+
+
+def test_the_benchmark_lists_what_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene = tmp_path / "scene"
+    _save(scene / "image" / "a.png", blobs(150, 170))
+    (scene / "image" / "b.png").write_bytes(b"")
+    (scene / "pose").mkdir()
+    own = scene / "image" / "a.png"
+    monkeypatch.setattr(bench, "held_out", lambda: [own])
+    monkeypatch.setattr(bench, "memory", lambda *_: "memory")
+    out = tmp_path / "out"
+    arguments = ["bench", "keypoints", "orb", "--data", str(scene), "--step", "90", "--versions", "1", "--rounds", "1"]
+    assert main([*arguments, "--out", str(out)]) == 1
+    said = capsys.readouterr().err
+    assert said.count("b.png is no readable image") == 2  # once of the photographs, once in what the poses miss
+    assert "at least two photographs" in said
+    assert "rotation: 1 photographs of scene" in (out / "keypoints.md").read_text()
+
+
 @pytest.fixture
 def patches(tmp_path: Path) -> Path:
     """A tiny copy of HPatches: one sequence of light, one of viewpoint, one that is left out."""
@@ -205,8 +246,19 @@ def test_hpatches_in_both_protocols(patches: Path, tmp_path: Path, capsys: pytes
 def test_hpatches_is_scaled_with_its_homographies(patches: Path) -> None:
     setting = hpatches.Setting(100, 60, (Ransac(3, 1000, 0.999),))
     (sequence,) = [s for s in hpatches.sequences(patches) if s.name == "v_wall"]
-    small = hpatches.measure({"sift": keypoints.load("sift", 100)}, [sequence], setting)["sift"]["v_wall"]
+    small = hpatches.measure({"sift": keypoints.load("sift", 100)}, [sequence], setting)[0]["sift"]["v_wall"]
     assert np.mean([s.accurate[1] for s in small]) > 0.85
+
+
+def test_a_damaged_sequence_is_left_out(patches: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (patches / "v_wall" / "4.ppm").write_bytes(b"P6 150 120 255 ")
+    arguments = ["keypoints", "evaluate", "hpatches-full", str(patches), "--extractors", "orb", "--keypoints", "50"]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "1 sequences" in said.out
+    assert "viewpoint" not in said.out
+    assert "v_wall is left out" in said.err
+    assert "1 of 2 sequences could not be read" in said.err
 
 
 def test_hpatches_says_what_is_missing(patches: Path, tmp_path: Path) -> None:
@@ -251,11 +303,19 @@ def test_relative_pose_of_made_views(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "| sift | 3 " in capsys.readouterr().out
     errors = json.loads((tmp_path / "out/results.json").read_text())["results"]["errors_degrees"]["sift"]
     assert max(errors.values()) < 10
-    views = posed.photographs(tmp_path / "scene")
+    views, faults = posed.photographs(tmp_path / "scene")
+    assert not faults
     rotation, translation = posed.relative(views[0], views[1])
     point = np.array([0.3, -0.2, 3, 1])
     assert np.allclose(rotation @ point[:3] + translation, (np.linalg.inv(views[1].pose) @ point)[:3])
     (tmp_path / "scene/pose/1.txt").write_text("nan")
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    assert "| sift | 1 " in said.out
+    assert "1.txt must hold 4 x 4" in said.err
+    (tmp_path / "scene/image/0.png").write_bytes(b"")
     assert main(arguments) == 2
-    assert "1.txt must hold 4 x 4" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "0.png is no readable image" in said.err
+    assert "1.txt must hold 4 x 4" in said.err
     assert main(["keypoints", "evaluate", "poses", str(tmp_path / "out")]) == 2

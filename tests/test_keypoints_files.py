@@ -238,7 +238,7 @@ def test_pycolmap_reconstructs_photographs_whose_poses_are_known(
     pycolmap = pytest.importorskip("pycolmap", reason="needs pycolmap; pip install 'robovision[colmap]'")
     if not DATA.is_dir():
         pytest.skip(f"no real data: {DATA} is missing; set ROBOVISION_DATA")
-    views = {view.name: view for view in posed.photographs(DATA)}
+    views = {view.name: view for view in posed.photographs(DATA)[0]}
     database, folder = tmp_path / "scene.db", DATA / "image"
     focal = str(views["000000.jpg"].intrinsics[0, 0])
     arguments = ["keypoints", "extract", str(folder), "--extractor", "sift", "--out", str(database), "--focal", focal]

@@ -42,7 +42,7 @@ from robovision.agents.reinforcement.models import (
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
 from robovision.agents.reinforcement.watch import Watch, check_weights
 from robovision.agents.video import write_mosaic
-from robovision.devices import cpu_count, make_deterministic, resolve_device
+from robovision.devices import cpu_count, make_deterministic, resolve_device, thread_count
 from robovision.encoders.build import build
 from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.names import find_spec
@@ -82,7 +82,7 @@ def resolve(config: RLConfig) -> RLConfig:
         encoder=encoder,
         lidar=lidar,
         device=resolve_device(config.device),
-        threads=config.threads or cpu_count(),
+        threads=thread_count(config.threads),
         workers=config.workers or cpu_count(),
         env=resolve_env(config.task, config.env),
     )
@@ -221,7 +221,7 @@ class Training:
         tensors = checkpoint.tensors("model")
         own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
         restore_policy(self.model.policy, own, str(checkpoint.path))
-        restore_optimisers(self.model, checkpoint.tensors("optimizer"))
+        restore_optimisers(self.model, checkpoint.tensors("optimizer"), str(checkpoint.path))
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
             restore_normaliser(normaliser, tensors)

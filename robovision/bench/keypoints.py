@@ -21,7 +21,7 @@ from robovision.files import write_atomically
 from robovision.keypoints import load, posed, report, selfwarp
 from robovision.keypoints.opencv import import_cv2
 from robovision.keypoints.pixels import read_grey
-from robovision.keypoints.sources import find
+from robovision.keypoints.sources import find, readable
 from robovision.types import Array
 
 HELD_OUT = ("astronaut.png", "camera.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
@@ -48,16 +48,17 @@ def held_out() -> list[Path]:
     return [folder / name for name in HELD_OUT]
 
 
-def photographs(data: Path | None) -> dict[str, list[Path]]:
-    """The photographs to measure on, by what they are called.
+def photographs(data: Path | None) -> tuple[dict[str, list[Path]], list[str]]:
+    """The photographs to measure on, by what they are called, and a message for each that can't be read.
 
     Raises:
         UsageError: if there are none.
     """
-    named = {"scikit-image": held_out()}
+    named, faults = {"scikit-image": held_out()}, list[str]()
     if data is not None:
-        named[data.name] = [source.path for source in find([str(data)]) if not source.is_video]
-    return named
+        good, faults = readable([source.path for source in find([str(data)]) if not source.is_video])
+        named |= {data.resolve().name: good} if good else {}
+    return named, faults
 
 
 def count(named: dict[str, list[Path]], options: selfwarp.WarpOptions) -> int:
@@ -75,6 +76,7 @@ class Section:
         rows: for a CSV file, its head first; none where the table says all.
         curves: by extractor [V, 3], of the versions of the photographs.
         x: [V], degrees or the change's strength, with its label.
+        faults: a message for each photograph that was left out.
     """
 
     name: str
@@ -82,6 +84,7 @@ class Section:
     rows: Sequence[Sequence[str]] = ()
     curves: Mapping[str, Array] = field(default_factory=dict)
     x: tuple[Array, str] = (np.zeros(0), "")
+    faults: Sequence[str] = ()
 
 
 def write(folder: Path, done: Sequence[Section]) -> None:
@@ -141,10 +144,14 @@ def _changed(
 def poses(names: Sequence[str], data: Path) -> Iterator[Section]:
     """A part for each folder under `data` that holds photographs with their cameras."""
     for folder in sorted({path.parent for path in data.rglob("pose") if path.is_dir()}):
-        found = posed.photographs(folder)
+        try:
+            found, faults = posed.photographs(folder)
+        except UsageError as error:
+            yield Section(f"{folder.name}-poses", f"relative pose: not measured in {folder.name}", faults=[str(error)])
+            continue
         errors = posed.measure({name: load(name, MATCHED) for name in names}, found)
         head = f"relative pose: {len(found)} photographs of {folder.name}"
-        yield Section(f"{folder.name}-poses", f"{head}\n\n{report.pose_table(errors)}")
+        yield Section(f"{folder.name}-poses", f"{head}\n\n{report.pose_table(errors)}", faults=faults)
 
 
 def times(names: Sequence[str], keypoints: int, photograph: Array, rounds: int) -> str:

@@ -46,6 +46,15 @@ def check_resumed(differing: Sequence[str], out: Path | None) -> None:
         raise UsageError("a resumed run keeps its options; these differ:\n  " + "\n  ".join(changed))
 
 
+def list_faults(faults: Sequence[str], total: int, what: str = "files") -> int:
+    """Print what could not be read, if anything; returns the exit code, 1 or 0."""
+    for fault in faults:
+        print(f"robovision: {fault}", file=sys.stderr)
+    if faults:
+        print(f"robovision: {len(faults)} of {total} {what} could not be read, see above", file=sys.stderr)
+    return 1 if faults else 0
+
+
 def absolute(path: Path | None) -> Path | None:
     """The path as a run folder keeps it, which may be resumed from elsewhere."""
     return None if path is None else path.resolve()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 import tyro
 
-from robovision.commands import Command, program
+from robovision.commands import Command, list_faults, program
 from robovision.errors import UsageError
 
 if TYPE_CHECKING:
@@ -158,11 +157,7 @@ def _extract(options: Extract) -> int:
     print(f"{len(names)} images' keypoints are in {features}")
     if database is not None:
         _write_database(options, database, features, found, names)
-    for fault in faults:
-        print(f"robovision: {fault}", file=sys.stderr)
-    if faults:
-        print(f"robovision: {len(faults)} of {len(found)} files could not be read, see above", file=sys.stderr)
-    return 1 if faults else 0
+    return list_faults(faults, len(found))
 
 
 def _extract_all(options: Extract, extractor: Extractor, found: Sequence[Source], store: Store) -> list[str]:

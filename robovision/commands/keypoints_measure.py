@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from robovision.commands import Command
+from robovision.commands import Command, list_faults
 from robovision.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ protocols:
                  pose/NAME.txt (4 x 4, camera to world); essential matrices by OpenCV's RANSAC (1 px, 0.99999)
 
 Matches are mutual nearest neighbours. Prints tables in Markdown; --out gets results.json, and the rotation's curve.
+What can't be read is listed at the end, the rest is measured, and the exit code is 1; of HPatches a whole sequence is
+left out.
 
 examples:
   robovision keypoints evaluate rotation photographs --out runs/rotation
@@ -73,25 +75,39 @@ def _evaluate(options: Evaluate) -> int:
         except OSError as error:
             raise cannot_write(options.out, error) from error
     measure = {"rotation": _rotation, "poses": _poses}.get(options.protocol, _hpatches)
-    text, numbers = measure(options)
-    print(text)
+    measured = measure(options)
+    print(measured.text)
     if options.out is not None:
         about = {"protocol": options.protocol, "folder": str(options.folder)}
-        write_json(options.out / "results.json", {**about, "results": numbers})
+        write_json(options.out / "results.json", {**about, "results": measured.numbers})
         print(f"\nnumbers    {options.out / 'results.json'}")
-    return 0
+    return list_faults(measured.faults, measured.total, measured.unit)
 
 
-def _rotation(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
+@dataclass(frozen=True)
+class _Measured:
+    """A table, the numbers for programs, and what could not be read, of so many things of a kind."""
+
+    text: str
+    numbers: Mapping[str, Any]
+    faults: Sequence[str]
+    total: int
+    unit: str = "files"
+
+
+def _rotation(options: Evaluate) -> _Measured:
     from robovision.keypoints import report, selfwarp, sources
     from robovision.keypoints.pixels import read_grey
 
     settings = selfwarp.WarpOptions(options.step, keypoints=options.keypoints or 1024)
     extractors = selfwarp.load_all(options.extractors, settings)
-    found = [source for source in sources.find([str(options.folder)]) if not source.is_video]
-    photographs = (read_grey(source.path) for source in found)
-    with _bar(len(found) * settings.count("rotation"), "image") as step:
-        scores = selfwarp.measure(extractors, photographs, "rotation", settings, step)
+    found = [source.path for source in sources.find([str(options.folder)]) if not source.is_video]
+    with _bar(len(found), "image", "reading") as step:
+        good, faults = sources.readable(found, step)
+    if not good:
+        raise UsageError(f"no image in {options.folder} can be read" + "".join(f"\n  {fault}" for fault in faults))
+    with _bar(len(good) * settings.count("rotation"), "image") as step:
+        scores = selfwarp.measure(extractors, map(read_grey, good), "rotation", settings, step)
     curves = report.version_curves(scores)
     if options.out is not None:
         report.rotation_plot(options.out / "rotation.png", curves)
@@ -99,10 +115,11 @@ def _rotation(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
         name: {"step_degrees": options.step, "repeatability@3": c[:, 0].tolist(), "mma@3": c[:, 1].tolist()}
         for name, c in curves.items()
     }
-    return f"{len(found)} images\n\n{report.rotation_table(curves)}", numbers
+    text = f"{len(good)} images\n\n{report.rotation_table(curves)}"
+    return _Measured(text, numbers, faults, len(found))
 
 
-def _hpatches(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
+def _hpatches(options: Evaluate) -> _Measured:
     from robovision.keypoints import hpatches, report
 
     setting = hpatches.SETTINGS["hpatches" if options.protocol == "hpatches" else "hpatches-full"]
@@ -110,9 +127,9 @@ def _hpatches(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
         setting = dataclasses.replace(setting, keypoints=options.keypoints)
     found = hpatches.sequences(options.folder)
     with _bar(len(found), "sequence") as step:
-        scores = hpatches.measure(_load(options, setting.keypoints), found, setting, step)
+        scores, faults = hpatches.measure(_load(options, setting.keypoints), found, setting, step)
     parts = {"all": ("i_", "v_"), "light": ("i_",), "viewpoint": ("v_",)}
-    texts, numbers = [f"{len(found)} sequences"], {}
+    texts, numbers = [f"{len(found) - len(faults)} sequences"], {}
     for title, prefixes in parts.items():
         chosen = {
             name: [s for sequence, row in rows.items() if sequence.startswith(prefixes) for s in row]
@@ -121,13 +138,13 @@ def _hpatches(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
         if any(chosen.values()):
             texts.append(f"{title}\n\n{report.planar_table(chosen, setting.estimators)}")
             numbers[title] = report.planar_numbers(chosen, setting.estimators)
-    return "\n\n".join(texts), numbers
+    return _Measured("\n\n".join(texts), numbers, faults, len(found), "sequences")
 
 
-def _poses(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
+def _poses(options: Evaluate) -> _Measured:
     from robovision.keypoints import posed, report
 
-    found = posed.photographs(options.folder)
+    found, faults = posed.photographs(options.folder)
     extractors = _load(options, options.keypoints or POSE_KEYPOINTS)
     with _bar(len(extractors) * len(found), "image") as step:
         errors = posed.measure(extractors, found, step)
@@ -135,7 +152,8 @@ def _poses(options: Evaluate) -> tuple[str, Mapping[str, Any]]:
         name: {" ".join(pair): error if error < 360 else None for pair, error in entries.items()}
         for name, entries in errors.items()
     }
-    return f"{len(found)} photographs\n\n{report.pose_table(errors)}", {"errors_degrees": numbers}
+    text = f"{len(found)} photographs\n\n{report.pose_table(errors)}"
+    return _Measured(text, {"errors_degrees": numbers}, faults, len(found) + len(faults), "photographs")
 
 
 def _load(options: Evaluate, count: int) -> dict[str, Extractor]:
@@ -145,11 +163,11 @@ def _load(options: Evaluate, count: int) -> dict[str, Extractor]:
 
 
 @contextlib.contextmanager
-def _bar(total: int, unit: str) -> Iterator[Callable[[], object]]:
+def _bar(total: int, unit: str, title: str = "measuring") -> Iterator[Callable[[], object]]:
     """A progress bar; gives what to call after each thing."""
     from tqdm import tqdm
 
-    with tqdm(total=total, desc="measuring", unit=unit, leave=False) as bar:
+    with tqdm(total=total, desc=title, unit=unit, leave=False) as bar:
         yield bar.update
 
 

@@ -135,7 +135,7 @@ def disk_space(job: MaeJob) -> int:
 
 
 def _folder(job: MaeJob) -> Pictures | None:
-    """The images of the folder that is named, if there is one; before a run is made, which one without images leaves."""
+    """The images of the folder that is named, if any; looked at before there is a run, which a refusal would leave."""
     from robovision.encoders.pictures import Folder
 
     return None if job.images is None else Folder(job.images, max(job.config.sizes))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from robovision import weights
-from robovision.devices import cpu_count, make_deterministic, resolve_device, resolve_precision
+from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
 from robovision.encoders.build import build
 from robovision.encoders.mae import MaskedAutoencoder
 from robovision.encoders.mae_config import MaeConfig
@@ -45,7 +45,7 @@ def resolve(config: MaeConfig) -> MaeConfig:
         config,
         device=device,
         precision=resolve_precision(config.precision, device),
-        threads=config.threads or cpu_count(),
+        threads=thread_count(config.threads),
     )
 
 

@@ -99,23 +99,36 @@ def measure(
     found: list[Sequence],
     setting: Setting,
     progress: Callable[[], object] = lambda: None,
-) -> dict[str, dict[str, list[Score]]]:
-    """Scores of each extractor, by sequence; `progress` is called after each sequence."""
+) -> tuple[dict[str, dict[str, list[Score]]], list[str]]:
+    """Scores of each extractor, by sequence, and a message for each sequence that is damaged, which is left out.
+
+    `progress` is called after each sequence.
+    """
     scores: dict[str, dict[str, list[Score]]] = {name: {} for name in extractors}
+    faults = []
     for sequence in found:
-        first, scale = _scaled(sequence.image(1), setting)
-        known = {name: extractor.extract(first) for name, extractor in extractors.items()}
-        for name in extractors:
-            scores[name][sequence.name] = []
-        for number in IMAGES:
-            second, other = _scaled(sequence.image(number), setting)
-            truth = other @ sequence.homography(number) @ np.linalg.inv(scale)
-            for name, extractor in extractors.items():
-                scores[name][sequence.name].append(
-                    score(known[name], extractor.extract(second), truth, setting.estimators)
-                )
+        try:
+            rows = _rows(extractors, sequence, setting)
+        except UsageError as error:
+            faults.append(f"{sequence.name} is left out: {error}")
+        else:
+            for name in extractors:
+                scores[name][sequence.name] = rows[name]
         progress()
-    return scores
+    return scores, faults
+
+
+def _rows(extractors: Mapping[str, Extractor], sequence: Sequence, setting: Setting) -> dict[str, list[Score]]:
+    """Scores of each extractor for the pairs of a sequence."""
+    first, scale = _scaled(sequence.image(1), setting)
+    known = {name: extractor.extract(first) for name, extractor in extractors.items()}
+    rows: dict[str, list[Score]] = {name: [] for name in extractors}
+    for number in IMAGES:
+        second, other = _scaled(sequence.image(number), setting)
+        truth = other @ sequence.homography(number) @ np.linalg.inv(scale)
+        for name, extractor in extractors.items():
+            rows[name].append(score(known[name], extractor.extract(second), truth, setting.estimators))
+    return rows
 
 
 def _scaled(image: Array, setting: Setting) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from robovision.keypoints.matching import match
 from robovision.keypoints.opencv import import_cv2
 from robovision.keypoints.pixels import read_grey
 from robovision.keypoints.scores import pose_error
+from robovision.keypoints.sources import readable
 from robovision.types import Array, Keypoints
 
 THRESHOLD = 1.0
@@ -38,24 +39,28 @@ class Photograph:
     pose: Array
 
 
-def photographs(folder: Path) -> list[Photograph]:
+def photographs(folder: Path) -> tuple[list[Photograph], list[str]]:
     """The photographs image/NAME.jpg of a folder with intrinsic/NAME.txt and pose/NAME.txt, in order.
 
+    And a message for each that is damaged, or whose camera is missing or no camera.
+
     Raises:
-        UsageError: if there are fewer than two, or a camera is missing or no camera.
+        UsageError: if there are fewer than two good ones.
     """
     files = sorted(path for path in (folder / "image").glob("*") if path.is_file())
-    if len(files) < 2:
-        raise UsageError(f"{folder} must hold at least two photographs in image/, got {len(files)}")
-    return [
-        Photograph(
-            path.name,
-            path,
-            _matrix(folder / "intrinsic" / f"{path.stem}.txt", 3),
-            _matrix(folder / "pose" / f"{path.stem}.txt", 4),
-        )
-        for path in files
-    ]
+    good, faults = readable(files)
+    found = []
+    for path in good:
+        try:
+            cameras = [_matrix(folder / kind / f"{path.stem}.txt", n) for kind, n in (("intrinsic", 3), ("pose", 4))]
+        except UsageError as error:
+            faults.append(str(error))
+        else:
+            found.append(Photograph(path.name, path, *cameras))
+    if len(found) < 2:
+        named = "".join(f"\n  {fault}" for fault in faults)
+        raise UsageError(f"{folder} must hold at least two photographs in image/, got {len(found)}{named}")
+    return found, faults
 
 
 def _matrix(path: Path, side: int) -> Array:

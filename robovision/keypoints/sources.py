@@ -103,6 +103,23 @@ def read(source: Source, every: int, wanted: Callable[[str], bool]) -> Iterator[
             yield name, frame() if wanted(name) else None
 
 
+def readable(paths: Sequence[Path], progress: Callable[[], object] = lambda: None) -> tuple[list[Path], list[str]]:
+    """The images that can be read, and a message for each of the others.
+
+    Each is decoded to see it, so that a damaged one shows before long work on all; `progress` is called after each.
+    """
+    good, faults = [], []
+    for path in paths:
+        try:
+            read_grey(path)
+        except UsageError as error:
+            faults.append(str(error))
+        else:
+            good.append(path)
+        progress()
+    return good, faults
+
+
 def count(source: Source, every: int) -> int | None:
     """How many images `read` gives, by what a video says of itself; None if it says nothing."""
     import av
