@@ -55,3 +55,9 @@ def surface(box: Tensor, count: int, generator: torch.Generator) -> Tensor:
     cos, sin = box[6].cos(), box[6].sin()
     x, y = cos * place[:, 0] - sin * place[:, 1], sin * place[:, 0] + cos * place[:, 1]
     return torch.stack([x, y, place[:, 2]], dim=1) + box[:3]
+
+
+def same_boxes(one: Tensor, other: Tensor, at: float = 1e-4) -> None:
+    """Assert that boxes are equal, yaw up to whole turns."""
+    assert torch.allclose(one[:, :6], other[:, :6], atol=at)
+    assert torch.allclose((one[:, 6] - other[:, 6]).cos(), torch.ones(len(one)), atol=at)

@@ -12,6 +12,7 @@ import torch
 
 from robovision.cli import main
 from robovision.errors import UsageError
+from robovision.lidar.clouds import read_cloud, write_cloud
 from robovision.lidar.detectors.config import Grid
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import save_detector
@@ -32,6 +33,7 @@ from robovision.lidar.simulate_options import SimulateOptions
 from robovision.lidar.transforms import Similarity
 from robovision.processes import Processes
 from robovision.run import Run
+from robovision.types import PointCloud
 
 GROUND = Grid((0.0, -4.0, -3.0), (8.0, 4.0, 1.0), (1.0, 1.0, 4.0))
 
@@ -212,6 +214,22 @@ def test_wrong_sweeps_are_named(streets: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([*arguments, "--out", str(tmp_path / "c")]) == 2
     assert "two sweeps" in capsys.readouterr().err
     assert main([*arguments, "--ema", "1", "--out", str(tmp_path / "d")]) == 2
+
+
+def test_sweeps_outside_the_grid_are_named(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(streets / "0000", data / "0000")
+    for path in (data / "0000" / "velodyne").iterdir():
+        cloud = read_cloud(path)
+        write_cloud(path, PointCloud(cloud.xyz + np.array([5000.0, 0, 0], np.float32), cloud.intensity))
+    arguments = ["--data", str(data), "--model", "tiny", "--batch", "1", "--steps", "1", "--device", "cpu"]
+    assert main(["pretrain", "lidar", *arguments, "--objectives", "contrast", "--out", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert "0 of" in said and "00000" in said and "lie where this model looks" in said
+    arguments += ["--classes", "Car", "--out", str(tmp_path / "b")]
+    with pytest.warns(UserWarning, match="beyond the point cloud"):
+        assert main(["lidar", "train", *arguments]) == 2
+    assert "lie where this model looks" in capsys.readouterr().err
 
 
 def test_options_are_checked() -> None:

@@ -18,9 +18,16 @@ from torch.utils.data import DataLoader, Dataset
 from robovision.devices import make_deterministic
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
-from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
+from robovision.lidar.detectors.data import (
+    check_classes,
+    check_within,
+    drop_unseen,
+    find_sequences,
+    read_scene,
+    take_fraction,
+)
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.files import assign, load_detector, save_detector
+from robovision.lidar.detectors.files import save_detector, start_from
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
@@ -51,11 +58,15 @@ class Sweeps(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         generator = self._processes.generator(self._options.seed, step)
         numbers = draw_numbers(step, self._options.batch, len(self._clouds), self._options.seed)
-        return join([self._scene(number, generator) for number in self._processes.share(numbers)])
+        first = step * self._options.batch < len(self._clouds)
+        mine = self._processes.share(numbers)
+        batch = join([self._scene(number, generator, first) for number in mine])
+        check_within(batch[0], self._config.grid, [self._clouds[number] for number in mine])
+        return batch
 
-    def _scene(self, number: int, generator: torch.Generator) -> Scene:
+    def _scene(self, number: int, generator: torch.Generator, first: bool) -> Scene:
         options = self._options
-        scene = read_scene(self._clouds[number], self._config, options.view)
+        scene = read_scene(self._clouds[number], self._config, options.view, check=first)
         if self._pasting is not None:
             scene = self._pasting(scene, generator)
         if options.augment.hedges:
@@ -142,7 +153,7 @@ class Training:
     def _detector(self) -> Detector:
         detector = Detector(self.options.detector())
         if self.options.start is not None:
-            assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
+            start_from(detector, self.options.start)
         if self.options.pretrained is not None:
             assign_backbone(detector, self.options.pretrained)
         return detector

@@ -78,13 +78,18 @@ def read_moment(place: Place, intensity: bool, pairs: bool, flow: FlowReader | N
     return Moment(points, earlier, torch.from_numpy(flow(place.before, before, now)).float())
 
 
+def flow_file(path: Path) -> Path:
+    """Where a sequence of the simulator has the flow of a sweep."""
+    return path.parent.parent / "flow" / f"{stem(path)}.npz"
+
+
 def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     """The flow beside a sweep, in the sequence's folder `flow`.
 
     Raises:
         UsageError: if there is none, or it is of another sweep.
     """
-    file = path.parent.parent / "flow" / f"{stem(path)}.npz"
+    file = flow_file(path)
     if not file.is_file():
         raise UsageError(
             f"{path} has no flow {file}: give sequences of `robovision lidar simulate`, --flow estimated, or "

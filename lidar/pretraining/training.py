@@ -20,7 +20,7 @@ from robovision.devices import make_deterministic
 from robovision.encoders.checkpoints import cache_folder
 from robovision.errors import UsageError
 from robovision.files import write_atomically
-from robovision.lidar.detectors.data import find_sequences
+from robovision.lidar.detectors.data import check_within, find_sequences
 from robovision.lidar.detectors.training import draw_numbers
 from robovision.lidar.flow.cache import FlowCache
 from robovision.lidar.pretraining.files import FILE, save_backbone
@@ -52,15 +52,19 @@ class Moments(Dataset[Batch]):
     def __init__(self, places: list[Place], model: PretrainModel, options: PretrainOptions, own: Processes) -> None:
         self._places, self._options, self._processes = places, options, own
         self._views, self._pairs = model.views, model.pairs
-        self._intensity = options.detector().intensity
+        self._intensity, self._grid = options.detector().intensity, options.detector().grid
         self._flow = flow_reader(options) if model.flow else None
 
     def __getitem__(self, step: int) -> Batch:
         options, own = self._options, self._processes
         generator = own.generator(options.seed, step)
         numbers = own.share(draw_numbers(step, options.batch, len(self._places), options.seed))
-        moments = [read_moment(self._places[n], self._intensity, self._pairs, self._flow) for n in numbers]
-        return make_batch(moments, self._views, options.motion, generator)
+        places = [self._places[n] for n in numbers]
+        moments = [read_moment(place, self._intensity, self._pairs, self._flow) for place in places]
+        batch = make_batch(moments, self._views, options.motion, generator)
+        for view in batch.views.values():
+            check_within(view.points, self._grid, [place.now for place in places])
+        return batch
 
 
 class Pretraining:
