@@ -1,6 +1,6 @@
 """What a detector finds of the cars in real sweeps, as a table and a picture.
 
-    python benchmarks/lidar_real.py DATA [--weights FILE] [--score 0.3]
+    python benchmarks/lidar_real.py DATA [--weights FILE] [--score 0.4]
 
 DATA holds `kitti/training` (KITTI's object frames, labelled ahead only) and perhaps `av2` (an Argoverse 2 log, labelled
 all around). Cars within 40 m of the sensor count, found if a detection of a car overlaps them by at least 0.5 on the
@@ -104,7 +104,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--weights", type=Path)
-    parser.add_argument("--score", type=float, default=0.3)
+    parser.add_argument("--score", type=float, default=0.4)
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     detector = choose_detector(options.weights, None)
