@@ -17,6 +17,8 @@ EXPLODED = 1e6
 """A loss from which no training comes back; they start near 1."""
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
+PACE = "pace"
+"""What a group of parameters learns at, as a multiple of the learning rate."""
 
 Named = tuple[str, Tensor]
 """A parameter after its name."""
@@ -28,18 +30,34 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW over what is to be trained; weight decay on matrices only."""
+def adamw(
+    model: nn.Module,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    paced: Iterable[nn.Parameter] = (),
+    pace: float = 1.0,
+) -> torch.optim.AdamW:
+    """AdamW over what is to be trained; weight decay on matrices only.
+
+    Args:
+        model: whose parameters that require gradients are trained.
+        weight_decay: of the matrices.
+        betas: AdamW's.
+        paced: those of its parameters that learn at `pace` times the rate of the others, such as pretrained ones.
+        pace: see `paced`.
+    """
+    slow = {id(p) for p in paced}
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=betas)
+    groups: list[dict[str, Any]] = []
+    for chosen, factor in ((False, 1.0), (True, pace)):
+        parameters = [p for p in trained if (id(p) in slow) is chosen]
+        groups.append({"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, PACE: factor})
+        groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, PACE: factor})
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas)
 
 
 def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, norm: float) -> None:
-    """One step against the gradient of a loss, clipped to a norm, at this learning rate.
+    """One step against the gradient of a loss, clipped to a norm, at this learning rate times each group's pace.
 
     Raises:
         UsageError: if the gradient is not finite; the weights then stay as they were.
@@ -50,7 +68,7 @@ def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, ra
     if not found.isfinite():
         raise UsageError(f"the norm of the gradient is {found.item()}; the last checkpoint is intact")
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(PACE, 1.0)
     optimizer.step()
 
 

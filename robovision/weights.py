@@ -104,10 +104,10 @@ def load_floats(path: Path) -> dict[str, Tensor]:
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a module that has exactly their names and shapes.
+    """Copy tensors into a module that has exactly their names and shapes, and fractions where they have fractions.
 
     Raises:
-        UsageError: naming every missing, unexpected and misshapen tensor.
+        UsageError: naming every missing, unexpected and misshapen tensor, and those of another kind of number.
     """
     own = module.state_dict()
     faults = [f"missing: {name}" for name in own if name not in tensors]
@@ -116,6 +116,11 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         f"misshapen: {name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    faults += [
+        f"of another type: {name} is {tensors[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
     ]
     if faults:
         raise UsageError(f"{source} does not fit {type(module).__name__}:\n  " + "\n  ".join(faults))

@@ -11,10 +11,12 @@ from torch import nn
 from robovision import weights
 from robovision.agents import clips
 from robovision.agents.config import EncoderOptions, Optimisation
+from robovision.agents.learner import Learner
 from robovision.agents.policy import History, histories, make_policy
 from robovision.encoders.checkpoints import load_pretrained
 from robovision.envs.demo_arrays import Demonstrations
 from robovision.errors import UsageError
+from robovision.optimisers import descend
 from tests.helpers import TINY
 
 
@@ -58,6 +60,29 @@ def test_only_what_is_asked_for_is_trained() -> None:
     assert trained("frozen") == set()
     with pytest.raises(UsageError, match="nothing to train"):
         EncoderOptions(train="adapter", adapter="none")
+
+
+def test_pretrained_weights_learn_at_their_own_rate(tmp_path: Path) -> None:
+    file = tmp_path / "vit.safetensors"
+    plain = make_policy(dataclasses.replace(TINY, encoder=EncoderOptions(adapter="none")), 4, 4).encoder
+    weights.save(file, plain.state_dict())
+    paced = dataclasses.replace(
+        TINY, encoder=EncoderOptions(weights=file), optimisation=Optimisation(lr=1e-3, pretrained_lr=1e-5)
+    )
+    moved = {}
+    for config in (paced, dataclasses.replace(paced, encoder=EncoderOptions())):
+        learner = Learner(config, 4, torch.zeros(2, 4))
+        before = {name: p.detach().clone() for name, p in learner.policy.named_parameters()}
+        loss = torch.stack([p.sum() for p in learner.policy.parameters()]).sum()
+        descend(loss, learner.policy, learner.optimizer, 1e-3, 1.0)
+        after = learner.policy.named_parameters()
+        moved[config.encoder.weights] = {name: float((p.detach() - before[name]).abs().max()) for name, p in after}
+    for name, far in moved[file].items():
+        slow = name.startswith("encoder.") and ".injector." not in name
+        assert far == pytest.approx(1e-5 if slow else 1e-3, rel=0.05), name
+    assert all(far == pytest.approx(1e-3, rel=0.05) for far in moved[None].values())
+    with pytest.raises(UsageError, match=r"optimisation\.pretrained_lr must be positive, got 0"):
+        Optimisation(pretrained_lr=0)
 
 
 def test_pretrained_weights_load_strictly_and_leave_coins_gate_shut(tmp_path: Path) -> None:
