@@ -207,6 +207,9 @@ def test_wrong_sweeps_are_named(streets: Path, tmp_path: Path, capsys: pytest.Ca
     np.savez(flow, **{name: value[:-1] for name, value in arrays.items()})
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
     assert "is the flow of another sweep" in capsys.readouterr().err
+    np.savez(flow, **{**arrays, "flow": np.full_like(arrays["flow"], np.nan)})
+    assert main([*arguments, "--out", str(tmp_path / "e")]) == 2
+    assert "points is not finite" in capsys.readouterr().err
     flow.unlink()
     assert main([*arguments, "--out", str(tmp_path / "b")]) == 2
     assert "has no flow" in capsys.readouterr().err

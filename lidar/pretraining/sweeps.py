@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,7 @@ def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     """The flow beside a sweep, in the sequence's folder `flow`.
 
     Raises:
-        UsageError: if there is none, or it is of another sweep.
+        UsageError: if there is none, it is of another sweep, or not finite.
     """
     file = flow_file(path)
     if not file.is_file():
@@ -98,6 +99,8 @@ def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     flow = read_flow(file)
     if len(flow) != len(before):
         raise UsageError(f"{file} is the flow of another sweep: of {len(flow)} points, not the {len(before)} of {path}")
+    if not np.isfinite(flow).all():
+        raise UsageError(f"{file}: the flow of {int((~np.isfinite(flow)).any(axis=1).sum())} points is not finite")
     return flow
 
 
