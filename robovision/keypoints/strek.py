@@ -14,14 +14,11 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
-from robovision.keypoints.sampling import disc, local_maxima
+from robovision.keypoints.places import CANDIDATES, REACH, grade, refine
+from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.types import Array, Keypoints
 
-TEMPERATURE = 0.05
-"""Of the policy, as trained."""
-REACH = 3
-"""Pixels around a maximum whose mean, under the policy, is the keypoint's place."""
 SCALES = 1.0, 0.707, 0.5
 """Of the image in the multi-scale mode."""
 SMALLEST = 128
@@ -50,7 +47,7 @@ class ExtractorOptions:
 
 @dataclass(frozen=True)
 class _Found:
-    """Keypoints of one scale, strongest first, in pixels of that scale."""
+    """Keypoints of one scale, strongest first, in pixels of that scale; scores in 0..1."""
 
     xy: Tensor
     scores: Tensor
@@ -113,7 +110,7 @@ class Strek:
         return Keypoints(
             ((xy + 0.5) * factors - 0.5).numpy().clip(-0.5, np.array([columns, rows], np.float32) - 0.5),
             (columns, rows),
-            ((scores + 1) / 2).numpy(),
+            scores.numpy(),
             described.numpy(),
             torch.atan2(directions[:, 1], directions[:, 0]).numpy(),
             (SIDE * SPACING / 2 * size).numpy(),
@@ -131,18 +128,19 @@ class Strek:
             nothing = torch.zeros(0)
             return _Found(torch.zeros(0, 2), nothing, torch.zeros(0, 2), nothing)
         detection = self._strips(image)
-        logits = detection.logits
-        peaks = local_maxima(logits, self.options.radius)[0]
+        logits = detection.logits[0]
+        peaks = local_maxima(detection.logits, self.options.radius)[0]
         inner = torch.zeros_like(peaks)
         inner[REACH:-REACH, REACH:-REACH] = peaks[REACH:-REACH, REACH:-REACH]
         rows, columns = inner.nonzero(as_tuple=True)
-        scores = logits[0, rows, columns]
-        order = scores.sort(descending=True, stable=True).indices[: self.options.most]
-        rows, columns, scores = rows[order], columns[order], scores[order]
-        offset, uncertainty = refine(logits[0], rows, columns)
+        order = logits[rows, columns].sort(descending=True, stable=True).indices[: CANDIDATES * self.options.most]
+        rows, columns = rows[order], columns[order]
+        offset, uncertainty = refine(logits, rows, columns)
+        scores, best = grade(logits[rows, columns], uncertainty).sort(descending=True, stable=True)
+        scores, best = scores[: self.options.most], best[: self.options.most]
         xy = torch.stack([columns, rows], 1) + offset + margin
         vectors = detection.vectors[0, :, rows, columns].T
-        return _Found(xy, scores, functional.normalize(vectors, dim=1), uncertainty)
+        return _Found(xy[best], scores, functional.normalize(vectors[best], dim=1), uncertainty[best])
 
     def _strips(self, image: Tensor) -> Detection:
         """The detection in a whole image, in strips, so that memory is bounded; the same as in one piece."""
@@ -163,21 +161,6 @@ class Strek:
             for places, turns in zip(torch.split(xy, AT_ONCE), torch.split(directions, AT_ONCE), strict=True)
         ]
         return torch.cat(described)
-
-
-def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Sub-pixel offsets (x, y) [N, 2] of maxima of a map [H, W], and their uncertainty [N] in pixels.
-
-    The policy, a softmax at TEMPERATURE, has its mean there within REACH of the maximum; the uncertainty is the
-    standard deviation about it, the root of the covariance's mean eigenvalue. A disc of pixels turns with the map, so
-    the offsets do. Maxima must be REACH away from the map's edge.
-    """
-    down, right = disc(REACH)
-    policy = torch.softmax(logits[rows[:, None] + down, columns[:, None] + right] / TEMPERATURE, dim=1)
-    places = torch.stack([right, down], 1).to(logits)
-    offset = policy @ places
-    variance = (policy @ places.square() - offset.square()).mean(1)
-    return offset, variance.clamp(min=1e-8).sqrt()
 
 
 def _resize(pixels: Tensor, scale: float) -> Tensor:
