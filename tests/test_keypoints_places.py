@@ -40,7 +40,7 @@ def test_refinement_turns_with_the_map(quarters: int) -> None:
 
 
 def peaks(places: list[tuple[float, float]], side: int = 40) -> Tensor:
-    """A map [side, side] with a round maximum at each place (x, y)."""
+    """A map [side, side] with a round maximum at each place (x, y), whose tails reach a little beyond the disc."""
     y, x = torch.meshgrid(torch.arange(float(side)), torch.arange(float(side)), indexing="ij")
     return torch.stack([-TEMPERATURE * ((x - u) ** 2 + (y - v) ** 2) / 2 for u, v in places]).amax(0).clamp(min=-1)
 
@@ -49,8 +49,8 @@ def test_the_strongest_places_are_the_maxima_of_each_map() -> None:
     maps = torch.stack([peaks([(8.3, 10.1), (30.0, 25.6)]), peaks([(20.2, 20.4)])])
     xy, exists = strongest_places(maps, margin=5)
     assert exists.sum(1).tolist() == [2, 1]
-    assert xy[1, 0].tolist() == pytest.approx([25.2, 25.4], abs=0.02)
-    assert sorted(xy[0, :2].tolist()) == [pytest.approx([13.3, 15.1], abs=0.02), pytest.approx([35, 30.6], abs=0.02)]
+    assert xy[1, 0].tolist() == pytest.approx([25.2, 25.4], abs=0.05)
+    assert sorted(xy[0, :2].tolist()) == [pytest.approx([13.3, 15.1], abs=0.05), pytest.approx([35, 30.6], abs=0.05)]
 
 
 def test_misplacement_by_hand() -> None:
