@@ -32,7 +32,7 @@ TURNS = 30, 90, 165
 SIZE, BATCH, LEAVES = 96, 4, 12
 SHIPPED = DetectorOptions(), SamplingOptions()
 DETECTORS = {
-    "as shipped: C8, sequential, temperature 0.05, linear reward, places": {},
+    "as shipped: C8, sequential, temperature 0.05, linear reward": {},
     "group C4": {"group": "C4", "fields": 4},
     "group C16": {"group": "C16", "fields": 1},
     "no group (C1)": {"group": "C1", "fields": 16},
@@ -41,7 +41,7 @@ DETECTORS = {
     "temperature 0.02": {"temperature": 0.02},
     "temperature 0.2": {"temperature": 0.2},
     "step reward": {"reward": "step"},
-    "no loss of places": {"localisation": 0.0},
+    "loss of places": {"localisation": 1.0},
     "suppression radius 2, 80 points": {"radius": 2, "most": 80},
 }
 

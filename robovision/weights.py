@@ -32,7 +32,7 @@ EMBEDDED: dict[str, Embedded] = {
     "lidar-small-sim": Embedded(
         "lidar-small-sim.safetensors", "0c3a4c681c5ce2845747390faf61e3eb53fe52d3b30c25bd376d3886ec85132a"
     ),
-    "strek": Embedded("strek.safetensors", "41b4b81694677a040f88632c9703e623a98e0e15b3a21e53f7dc21bfb423b6ef"),
+    "strek": Embedded("strek.safetensors", "2fc2854b9f886d1059bdb36320074b504342c216d837e7b73e98b93386128814"),
 }
 """The weights that this release carries, by name; beside each file lies its model card, in Markdown."""
 

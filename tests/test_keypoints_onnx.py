@@ -65,8 +65,8 @@ def test_fewer_come_back_where_there_are_fewer(file: Path) -> None:
 
 
 def test_names_and_numbers_are_checked(tmp_path: Path) -> None:
-    assert smallest_side(1024, 10) == 72
-    assert smallest_side(1, 10) == 28
+    assert smallest_side(1024, 10) == 58
+    assert smallest_side(1, 10) == 27
     assert main(["keypoints", "export", str(tmp_path / "strek.pt")]) == 2
     with pytest.raises(UsageError, match="at least 1"):
         ExtractorOptions(0)

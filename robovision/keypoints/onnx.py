@@ -14,7 +14,7 @@ from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.keypoints.description import Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
-from robovision.keypoints.places import CANDIDATES, REACH, grade, refine
+from robovision.keypoints.places import REACH, refine
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek import ExtractorOptions, Strek
 
@@ -43,18 +43,15 @@ class Graph(nn.Module):
         logits = detection.logits[0]
         rows, columns, found = self._strongest(detection.logits)
         offset, uncertainty = refine(logits, rows, columns)
-        graded = grade(logits[rows, columns], uncertainty).masked_fill(~found, -1)
-        scores, best = graded.topk(self.most)
-        rows, columns, offset, uncertainty = rows[best], columns[best], offset[best], uncertainty[best]
         xy = torch.stack([columns, rows], 1) + offset + self.detector.options.margin
         directions = functional.normalize(detection.vectors[0, :, rows, columns].T, dim=1)
         described: Tensor = self.descriptor(patches(soften(image), xy[None], directions[None]))
         angles = torch.atan2(directions[:, 1], directions[:, 0])
-        everything = xy, scores, angles, uncertainty, described
-        return tuple(values[scores >= 0] for values in everything)
+        everything = xy, (logits[rows, columns] + 1) / 2, angles, uncertainty, described
+        return tuple(values[found] for values in everything)
 
     def _strongest(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows and columns of the candidates, and which of these are local maxima; they come first, strongest first.
+        """Rows and columns of `most` pixels, and which of these are local maxima; they come first, strongest first.
 
         The map's edge, REACH pixels, is left out. How many there are is known only at the end, as ONNX likes it.
         """
@@ -62,14 +59,14 @@ class Graph(nn.Module):
         peaks = local_maxima(logits, self.radius)[:, inner, inner]
         scores = logits[:, inner, inner].masked_fill(~peaks, -torch.inf)
         width = scores.shape[2]
-        found, cells = scores.flatten().topk(CANDIDATES * self.most)
+        found, cells = scores.flatten().topk(self.most)
         rows = cells // width
         return rows + REACH, cells - rows * width + REACH, found.isfinite()
 
 
 def smallest_side(most: int, margin: int) -> int:
-    """The shorter side in pixels that an image must have: there must be pixels enough to choose from."""
-    return int((CANDIDATES * most - 1) ** 0.5) + 1 + 2 * (margin + REACH)
+    """The shorter side in pixels that an image must have: there must be `most` pixels to choose from."""
+    return int((most - 1) ** 0.5) + 1 + 2 * (margin + REACH)
 
 
 def export(path: Path, most: int) -> int:

@@ -12,10 +12,6 @@ TEMPERATURE = 0.05
 """Of the policy whose mean a place is."""
 REACH = 3
 """Pixels around a maximum that the mean is taken of."""
-PRECISION = 0.1
-"""What a pixel of uncertainty takes off a logit: the exactness of places counts beside how surely they come again."""
-CANDIDATES = 2
-"""Maxima whose places are looked at, for each keypoint that is wanted."""
 STRONGEST = 80
 """Maxima of a picture that are compared in training."""
 SMOOTH = 0.1
@@ -35,11 +31,6 @@ def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     offset = policy @ places
     variance = (policy @ places.square() - offset.square()).mean(1)
     return offset, variance.clamp(min=1e-8).sqrt()
-
-
-def grade(logits: Tensor, uncertainty: Tensor) -> Tensor:
-    """Scores [N] in 0..1 of keypoints: larger logits and surer places are better."""
-    return ((logits + 1 - PRECISION * uncertainty) / 2).clamp(min=0)
 
 
 def strongest_places(logits: Tensor, margin: int) -> tuple[Tensor, Tensor]:

@@ -14,7 +14,7 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
-from robovision.keypoints.places import CANDIDATES, REACH, grade, refine
+from robovision.keypoints.places import REACH, refine
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.types import Array, Keypoints
@@ -47,7 +47,7 @@ class ExtractorOptions:
 
 @dataclass(frozen=True)
 class _Found:
-    """Keypoints of one scale, strongest first, in pixels of that scale; scores in 0..1."""
+    """Keypoints of one scale, strongest first, in pixels of that scale."""
 
     xy: Tensor
     scores: Tensor
@@ -110,7 +110,7 @@ class Strek:
         return Keypoints(
             ((xy + 0.5) * factors - 0.5).numpy().clip(-0.5, np.array([columns, rows], np.float32) - 0.5),
             (columns, rows),
-            scores.numpy(),
+            ((scores + 1) / 2).numpy(),
             described.numpy(),
             torch.atan2(directions[:, 1], directions[:, 0]).numpy(),
             (SIDE * SPACING / 2 * size).numpy(),
@@ -128,19 +128,18 @@ class Strek:
             nothing = torch.zeros(0)
             return _Found(torch.zeros(0, 2), nothing, torch.zeros(0, 2), nothing)
         detection = self._strips(image)
-        logits = detection.logits[0]
-        peaks = local_maxima(detection.logits, self.options.radius)[0]
+        logits = detection.logits
+        peaks = local_maxima(logits, self.options.radius)[0]
         inner = torch.zeros_like(peaks)
         inner[REACH:-REACH, REACH:-REACH] = peaks[REACH:-REACH, REACH:-REACH]
         rows, columns = inner.nonzero(as_tuple=True)
-        order = logits[rows, columns].sort(descending=True, stable=True).indices[: CANDIDATES * self.options.most]
-        rows, columns = rows[order], columns[order]
-        offset, uncertainty = refine(logits, rows, columns)
-        scores, best = grade(logits[rows, columns], uncertainty).sort(descending=True, stable=True)
-        scores, best = scores[: self.options.most], best[: self.options.most]
+        scores = logits[0, rows, columns]
+        order = scores.sort(descending=True, stable=True).indices[: self.options.most]
+        rows, columns, scores = rows[order], columns[order], scores[order]
+        offset, uncertainty = refine(logits[0], rows, columns)
         xy = torch.stack([columns, rows], 1) + offset + margin
         vectors = detection.vectors[0, :, rows, columns].T
-        return _Found(xy[best], scores, functional.normalize(vectors[best], dim=1), uncertainty[best])
+        return _Found(xy, scores, functional.normalize(vectors, dim=1), uncertainty)
 
     def _strips(self, image: Tensor) -> Detection:
         """The detection in a whole image, in strips, so that memory is bounded; the same as in one piece."""

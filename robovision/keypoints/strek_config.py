@@ -58,8 +58,9 @@ class SamplingOptions:
     """Pixels."""
     penalty: float = 0.25
     """Subtracted for a point without a counterpart."""
-    localisation: float = 1.0
-    """Weight, beside the reward, of the distance in pixels between places and their counterparts."""
+    localisation: float = 0.0
+    """Weight, beside the reward, of the distance in pixels between places and their counterparts; the model card says
+    what 1 gains and loses."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "radius", "most", "within"):
