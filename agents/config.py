@@ -46,6 +46,18 @@ class EncoderOptions:
             raise UsageError(f"encoder.gate is that of CoIn, but encoder.adapter is {self.adapter!r}")
 
 
+def usual_options(name: str) -> EncoderOptions:
+    """How an encoder is used of which only the name is said: a plain ViT with CoIn, any other without an adapter.
+
+    S-TREK stays as it was trained for keypoints.
+
+    Raises:
+        UsageError: for an unknown name, with the nearest ones.
+    """
+    adapter: Adapter = "coin" if find_spec(name).is_vit else "none"
+    return EncoderOptions(name, adapter=adapter, train="frozen" if name == "strek" else "full")
+
+
 @dataclass(frozen=True)
 class Optimisation:
     """How the policy is fitted to the demonstrations."""
@@ -59,7 +71,10 @@ class Optimisation:
     Worth it only with a history; single frames teach more."""
     lr: float = 1e-3
     """Peak learning rate of AdamW, reached after a twentieth of the steps, then falling as a cosine to 0. It is for
-    small encoders; a large pretrained one that is trained in full wants 1e-4."""
+    small encoders; the weights of a large pretrained one that is trained in full want a pretrained_lr of 1e-4."""
+    pretrained_lr: float | None = None
+    """That of an encoder's pretrained weights; by default the same. What starts at random, an adapter and the policy's
+    head, learns at lr."""
     weight_decay: float = 1e-4
     """Weight decay of AdamW, on matrices only."""
     gradient_norm: float = 1.0
@@ -84,6 +99,11 @@ class Optimisation:
         for name in ("epochs", "batch", "clip", "lr", "gradient_norm", "checkpoint_every"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"optimisation.{name} must be positive, got {getattr(self, name)}")
+        if self.pretrained_lr is not None and not self.pretrained_lr > 0:
+            raise UsageError(
+                f"optimisation.pretrained_lr must be positive, got {self.pretrained_lr}; "
+                "--encoder.train adapter and frozen leave the weights as they are"
+            )
         for name in ("weight_decay", "shift"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
@@ -100,6 +120,11 @@ class Optimisation:
                 f"optimisation.batch ({self.batch}) must hold at least two clips ({self.clip}): at the ends of a "
                 "demonstration a clip predicts a single frame, and the policy normalises over the batch"
             )
+
+    @property
+    def pace(self) -> float:
+        """At which part of the learning rate pretrained weights learn."""
+        return 1.0 if self.pretrained_lr is None else self.pretrained_lr / self.lr
 
 
 @dataclass(frozen=True)

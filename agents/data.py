@@ -37,14 +37,6 @@ def load_checked(config: TrainConfig, folder: Path) -> Demonstrations:
     """
     check(config, folder)
     demos = load(folder, config.demos)
-    shapes = {
-        "pixels": list(demos.pixels.shape[1:]),
-        "proprioception": list(demos.proprioception.shape[1:]),
-        "actions": list(demos.actions.shape[1:]),
-    }
-    differing = differences(shapes, task_shapes(config))
-    if differing:
-        raise UsageError(f"the demonstrations in {folder} don't fit {config.task}: {'; '.join(differing)}")
     if demos.solved is not None and demos.solved < config.demos and distributed.rank() == 0:
         tqdm.write(f"warning: only {demos.solved} of {config.demos} demonstrations end in success; a longer horizon?")
     return demos
@@ -52,13 +44,21 @@ def load_checked(config: TrainConfig, folder: Path) -> Demonstrations:
 
 def check(config: TrainConfig, folder: Path) -> None:
     """Raise UsageError if the folder's demonstrations are too few, or of another task, camera, preset or size, naming
-    each.
+    each; or if the first one has no pixels or other shapes. `load` sees to it that the others have the same.
     """
     metadata = read_metadata(folder)
     require_episodes(folder, metadata.get("total_episodes", 0), config.demos)
     about = metadata.get(RECORD)
-    if not isinstance(about, dict):
-        return  # a foreign dataset, which does not say; its shapes are compared
+    if isinstance(about, dict):  # a foreign dataset does not say
+        _check_record(config, folder, about)
+    first = load(folder, 1)
+    shapes = {name: list(getattr(first, name).shape[1:]) for name in ("pixels", "proprioception", "actions")}
+    differing = differences(shapes, task_shapes(config))
+    if differing:
+        raise UsageError(f"the demonstrations in {folder} don't fit {config.task}: {'; '.join(differing)}")
+
+
+def _check_record(config: TrainConfig, folder: Path, about: dict[str, Any]) -> None:
     wanted = identity(DemoOptions(config.task, env=config.env))
     differing = differences(_seen(about), _seen(wanted))
     if differing:

@@ -14,6 +14,7 @@ from robovision.agents import distributed
 from robovision.agents.clips import Batch
 from robovision.agents.config import TrainConfig
 from robovision.agents.policy import Policy, make_policy
+from robovision.encoders.adapters import pretrained_parameters
 from robovision.encoders.checkpoints import load_pretrained
 from robovision.optimisers import adamw, check_loss, descend, learning_rate
 from robovision.run import Run
@@ -61,7 +62,12 @@ class Learner:
         if distributed.processes() > 1:
             distributed.share_statistics(self.policy)
             self._plan = DistributedDataParallel(self.policy, static_graph=True)
-        self.optimizer = adamw(self.policy, config.optimisation.weight_decay)
+        self.optimizer = adamw(
+            self.policy,
+            config.optimisation.weight_decay,
+            paced=() if config.encoder.weights is None else pretrained_parameters(self.policy.encoder),
+            pace=config.optimisation.pace,
+        )
         self._average: AveragedModel | None = None
         if config.optimisation.ema:
             towards = moving_average(config.optimisation.ema)

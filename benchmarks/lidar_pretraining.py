@@ -2,7 +2,9 @@
 
 Each method pretrains the backbone of the model `tiny` once on all training sweeps, without labels. Each cell (method,
 share of the labels, seed) trains the whole detector for the same number of steps and is judged on other streets by
-KITTI's average precision. A cell that is done is not run again; the table and the plot are of what is done.
+KITTI's average precision. A cell that is done is not run again, one that was broken off goes on where it was; the table
+and the plot are of what is done, so that cells may be added by and by: the same command with other --methods,
+--fractions and --seeds. Everything else must stay, and is kept in settings.json.
 """
 
 import argparse
@@ -23,13 +25,12 @@ from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import load_detector, save_detector
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.lidar.detectors.training import Training
-from robovision.lidar.detectors.training import resolve as resolve_training
 from robovision.lidar.kitti_labels import write_objects
 from robovision.lidar.kitti_metric import evaluation
 from robovision.lidar.pretraining.files import FILE, assign_backbone
 from robovision.lidar.pretraining.options import PretrainOptions
 from robovision.lidar.pretraining.training import Pretraining
-from robovision.lidar.pretraining.training import resolve as resolve_pretraining
+from robovision.lidar.sensors import hdl_64e
 from robovision.lidar.simulate import CALIBRATION, simulate
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.processes import Processes
@@ -38,29 +39,56 @@ from robovision.run import Run
 METHODS = {
     "scratch": (),
     "pointcontrast": ("pointcontrast",),
+    "strl": ("strl",),
+    "also": ("also",),
     "spatial": ("contrast", "rotation"),
     "temporal": ("flow",),
     "both": ("contrast", "rotation", "flow"),
-    "strl": ("strl",),
-    "also": ("also",),
+    "both-estimated": ("contrast", "rotation", "flow"),
 }
+ESTIMATED = ("both-estimated",)
+"""Those whose flow is estimated; the others that need it have the truth."""
 MODEL = "tiny"
 CLASSES = {"Car": "Car_3d@0.5", "Pedestrian": "Pedestrian_3d@0.25", "Cyclist": "Cyclist_3d@0.25"}
 """What is reported of each class: boxes in space at the loose overlaps; the strict ones are kept in the cells."""
 SCORE = 0.05
 TRAIN_SEED, TEST_SEED = 21, 22
+SETTINGS = ("columns", "scenes", "frames", "tests", "pretraining", "steps")
+"""The options that all cells of a folder share."""
+
+
+def settle(options):
+    """Write down what all cells of the folder share, or stop if it has others already."""
+    path, mine = options.out / "settings.json", {name: getattr(options, name) for name in SETTINGS}
+    if not path.exists():
+        make_folder(options.out)
+        write_json(path, mine)
+    elif json.loads(path.read_text()) != mine:
+        raise SystemExit(f"{options.out} has cells of other settings, {path.read_text()}: give these, or another --out")
 
 
 def prepare(options):
-    """Simulate the sequences to learn from, and single sweeps of other streets to be judged on."""
+    """Simulate the sequences to learn from, and sweeps of other streets to be judged on, each with the one after it.
+
+    Only the first is judged on; the second is for `robovision symmetry lidar`, which looks at features along the flow.
+    """
     workers = os.cpu_count() or 1
+    sensor = write_sensor(options.out / "sensor.json", options.columns)
     for name, scenes, frames, seed in (
         ("train", options.scenes, options.frames, TRAIN_SEED),
-        ("test", options.tests, 1, TEST_SEED),
+        ("test", options.tests, 2, TEST_SEED),
     ):
-        wanted = SimulateOptions(scenes, frames, "hdl-64e", seed)
+        wanted = SimulateOptions(scenes, frames, str(sensor), seed)
         with tqdm(total=scenes, desc=f"{name}: sequences") as bar:
             simulate(wanted, options.out / name, workers, lambda done, bar=bar: bar.update(done - bar.n))
+
+
+def write_sensor(path, columns):
+    """The file of an HDL-64E that fires less often while it turns: fewer points for trainings on small machines."""
+    full = hdl_64e()
+    described = {"elevations": np.degrees(full.elevations).tolist(), "columns": columns, "incidence": full.incidence}
+    write_json(path, {**described, "fades": full.fades, "grain": full.grain})
+    return path
 
 
 def run_in(folder, job, config):
@@ -74,12 +102,11 @@ def pretrained(method, options):
         return None
     folder = options.out / f"pretrain-{method}"
     if not (folder / FILE).exists():
-        job = resolve_pretraining(
-            PretrainOptions(
-                data=(options.out / "train",), model=MODEL, objectives=METHODS[method], points=512, ema=0.98,
-                steps=options.pretraining, threads=1, checkpoint_every=50,
-            )
-        )  # fmt: skip
+        job = PretrainOptions(
+            data=(options.out / "train",), model=MODEL, objectives=METHODS[method], points=512, ema=0.98,
+            flow="estimated" if method in ESTIMATED else "truth",
+            steps=options.pretraining, threads=1, checkpoint_every=50,
+        ).resolved()  # fmt: skip
         run = run_in(folder, "pretrain lidar", job)
         with run.lock():
             Pretraining(run, run.config(PretrainOptions), Processes()).execute()
@@ -91,13 +118,10 @@ def train(method, fraction, seed, options):
     folder = options.out / f"{method}-{100 * fraction:g}-seed{seed}"
     path = folder / "detector.safetensors"
     if not path.exists():
-        job = resolve_training(
-            TrainOptions(
-                data=(options.out / "train",), model=MODEL, fraction=fraction, seed=seed, steps=options.steps,
-                threads=1,
-                pretrained=pretrained(method, options),
-            )
-        )  # fmt: skip
+        job = TrainOptions(
+            data=(options.out / "train",), model=MODEL, fraction=fraction, seed=seed, steps=options.steps, threads=1,
+            pretrained=pretrained(method, options),
+        ).resolved()  # fmt: skip
         run = run_in(folder, "lidar train", job)
         with run.lock():
             Training(run, run.config(TrainOptions), Processes()).execute()
@@ -112,7 +136,7 @@ def judge(path, options):
         make_folder(folder)
     outputs = Outputs(SCORE, detector.config.ground, pictures=False)
     for drive in find_sequences([options.out / "test"]):
-        (cloud,) = drive.clouds
+        cloud = drive.clouds[0]
         shutil.copyfile(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt", truth / f"{drive.name}.txt")
         found = find(detector, cloud, outputs).detections
         write_objects(results / f"{drive.name}.txt", in_image(found, CALIBRATION))
@@ -229,13 +253,15 @@ def main():
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--fractions", nargs="+", type=float, default=[0.05, 0.2, 1.0])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--columns", type=int, default=600, help="times that the HDL-64E fires in a turn, really 1800")
     parser.add_argument("--scenes", type=int, default=80, help="sequences to learn from")
     parser.add_argument("--frames", type=int, default=4, help="sweeps of each")
     parser.add_argument("--tests", type=int, default=48, help="sweeps to be judged on")
     parser.add_argument("--pretraining", type=int, default=200, help="steps of each pretraining")
-    parser.add_argument("--steps", type=int, default=150, help="steps of each training")
+    parser.add_argument("--steps", type=int, default=300, help="steps of each training")
     options = parser.parse_args()
     options.out = options.out.resolve()
+    settle(options)
     prepare(options)
     make_folder(options.out / "cells")
     run_cells(options)

@@ -74,15 +74,18 @@ def points_in_boxes(points: Tensor, boxes: Tensor) -> Tensor:
     """Which points [P, 3] lie in which boxes [N, 7], bool [N, P]; the surface belongs to the box."""
     check_boxes(boxes)
     inside = torch.zeros(len(boxes), len(points), dtype=torch.bool, device=boxes.device)
-    rows = max(1, NEARBY // max(1, len(points)))
-    for first in range(0, len(boxes), rows):
-        part = boxes[first : first + rows]
-        # Few points come near a box; only those are turned into its frame.
-        beside = (points[None, :, 0] - part[:, None, 0]).abs() <= part[:, 3:5].norm(dim=1)[:, None]
-        i, j = beside.nonzero().unbind(dim=1)
-        box, offset = part[i], points[j] - part[i, :3]
-        ground = _rotate(offset[:, :2], -box[:, 6]).abs() <= box[:, 3:5] / 2
-        inside[first + i, j] = ground.all(dim=1) & (offset[:, 2].abs() <= box[:, 5] / 2)
+    order = points[:, 0].argsort()
+    ascending = points.index_select(0, order)
+    x = ascending[:, 0].contiguous()
+    # Few points come near a box; only those are turned into its frame. Rounding must not lose any.
+    reach = 0.51 * boxes[:, 3:5].norm(dim=1) + 1e-6 * boxes[:, 0].abs()
+    first = torch.searchsorted(x, (boxes[:, 0] - reach).to(x.dtype)).tolist()
+    last = torch.searchsorted(x, (boxes[:, 0] + reach).to(x.dtype), right=True).tolist()
+    for k, box in enumerate(boxes):
+        offset = ascending[first[k] : last[k], :3] - box[:3]
+        ground = _rotate(offset[:, :2], -box[6]).abs() <= box[3:5] / 2
+        held = ground.all(dim=1) & (offset[:, 2].abs() <= box[5] / 2)
+        inside[k, order[first[k] : last[k]][held]] = True
     return inside
 
 

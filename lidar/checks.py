@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from robovision.errors import UsageError
 from robovision.types import Array, Boxes3D, PointCloud
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BEYOND = (100.0, 20.0)
 """Metres beyond a cloud's ends, on the ground and in height, at which no box of the same place can be."""
@@ -78,19 +82,29 @@ def warn_of_far_boxes(boxes: Boxes3D, cloud: PointCloud, what: str) -> None:
 def _warn_of_camera_axes(boxes: Boxes3D, cloud: PointCloud, what: str) -> None:
     import torch
 
-    from robovision.lidar.boxes import points_in_boxes, to_tensor
+    from robovision.lidar.boxes import to_tensor
 
     points, given = torch.from_numpy(cloud.xyz.copy()).double(), to_tensor(boxes)
+    held = _holding(points, given)
+    if 2 * held >= len(boxes):
+        return  # the other reading can't hold that many more
     camera = given[:, [2, 0, 1, 3, 4, 5, 6]] * given.new_tensor([1, -1, -1, 1, 1, 1, -1])
     camera[:, 6] -= torch.pi / 2
     camera[:, 2] += camera[:, 5] / 2
-    held, meant = (int(points_in_boxes(points, read).any(dim=1).sum()) for read in (given, camera))
+    meant = _holding(points, camera)
     if meant > max(2 * held, held + FEW - 1, len(boxes) / 2):
         warnings.warn(
             f"{what}: {held} of {len(boxes)} boxes hold points, but {meant} if they are read with a camera's axes, x "
             f"right, y down, z forward; are they in another convention? Expected: {_expected(cloud)}",
             stacklevel=2,
         )
+
+
+def _holding(points: Tensor, boxes: Tensor) -> int:
+    """How many boxes [N, 7] hold any of the points [P, 3]."""
+    from robovision.lidar.boxes import points_in_boxes
+
+    return int(points_in_boxes(points, boxes).any(dim=1).sum())
 
 
 def _expected(cloud: PointCloud) -> str:

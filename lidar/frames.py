@@ -55,8 +55,8 @@ def find_clouds(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_frame(path: Path, options: ViewOptions | None = None) -> Frame:
-    """A point cloud with its boxes.
+def read_frame(path: Path, options: ViewOptions | None = None, check: bool = True) -> Frame:
+    """A point cloud with its boxes; `check`: it is warned of boxes that lie where the cloud can't be.
 
     Without options, truth is looked for where the dataset has it: KITTI's `label_2` beside `velodyne` with `calib`
     (the simulator's too), Argoverse 2's `annotations.feather` above `sensors/lidar`.
@@ -74,7 +74,7 @@ def read_frame(path: Path, options: ViewOptions | None = None) -> Frame:
     if detections is not None and detections.scores is not None:
         detections = select(detections, detections.scores >= options.score)
     for boxes, what in ((truth, "truth"), (detections, "detections")):
-        if boxes is not None:
+        if boxes is not None and check:
             warn_of_far_boxes(boxes, cloud, f"{path.name}, {what}")
     return Frame(stem(path), cloud, truth, detections)
 

@@ -106,7 +106,8 @@ def make_plan(table: Tensor, empty: int) -> Plan:
     position[order] = torch.arange(count, device=table.device)
     ordered = table.index_select(0, order)
     whole = torch.nn.functional.pad(ordered, (0, 0, 0, -count % PART), value=empty).view(-1, PART, places)
-    number, place = (whole != empty).any(dim=1).nonzero().unbind(dim=1)
+    # `empty` is the largest number of all.
+    number, place = (whole.amin(dim=1) < empty).nonzero().unbind(dim=1)
     used = torch.split(place, torch.bincount(number, minlength=len(whole)).tolist())
     parts = []
     for first, mine in zip(range(0, count, PART), used, strict=True):
@@ -119,7 +120,7 @@ def submanifold(coordinates: Tensor, shape: Triple, kernel: Triple) -> Rulebook:
     """The rulebook of a convolution whose outputs are where its inputs are; the kernel's sides are odd."""
     z, y, x = (side // 2 for side in kernel)
     padded = (shape[0] + 2 * z, shape[1] + 2 * y, shape[2] + 2 * x)
-    key = _key(coordinates + coordinates.new_tensor([0, z, y, x]), padded)
+    key = _short(_key(coordinates + coordinates.new_tensor([0, z, y, x]), padded), coordinates, padded)
     count, places = len(key), kernel[0] * kernel[1] * kernel[2]
     middle = places // 2
     table = torch.full((places, count), count, dtype=torch.int32, device=key.device)
@@ -158,10 +159,10 @@ def strided(coordinates: Tensor, shape: Triple, kernel: Triple, stride: Triple, 
                 keys.append((key + at_x)[mine])
                 inputs.append(mine)
                 places.append((row + place_x)[mine])
-    found, output = torch.unique(torch.cat(keys), return_inverse=True)
+    found, output = torch.unique(_short(torch.cat(keys), coordinates, out), return_inverse=True)
     table = coordinates.new_full((len(found), math.prod(kernel)), len(coordinates), dtype=torch.int32)
     table[output, torch.cat(places)] = torch.cat(inputs).int()
-    return Rulebook(len(coordinates), table, unravel(found, out), out)
+    return Rulebook(len(coordinates), table, unravel(found.long(), out), out)
 
 
 def output_shape(shape: Triple, kernel: Triple, stride: Triple, padding: Triple) -> Triple:
@@ -192,3 +193,9 @@ def _outputs(place: Tensor, kernel: int, stride: int, size: int) -> list[tuple[T
 def _key(coordinates: Tensor, shape: Triple) -> Tensor:
     sample, z, y, x = coordinates.unbind(dim=1)
     return ((sample * shape[0] + z) * shape[1] + y) * shape[2] + x
+
+
+def _short(key: Tensor, coordinates: Tensor, shape: Triple) -> Tensor:
+    """Keys of places in grids of a shape, int32 if all such are small enough, which are sorted and searched sooner."""
+    samples = int(coordinates[-1, 0]) + 1 if len(coordinates) else 0
+    return key.int() if samples * math.prod(shape) < 2**31 else key

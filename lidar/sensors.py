@@ -126,10 +126,17 @@ def hdl_64e() -> Sensor:
     return spinning(np.concatenate([upper, lower]), 1800, incidence=0.1, fades=(20.0, 50.0), grain=0.07)
 
 
+VLP_32C = (
+    15, 10.333, 7, 4.667, 3.333, 2.333, 1.667, 1.333, 1, 0.667, 0.333, 0, -0.333, -0.667, -1, -1.333, -1.667, -2,
+    -2.333, -2.667, -3, -3.333, -3.667, -4, -4.667, -5.333, -6.148, -7.254, -8.843, -11.31, -15.639, -25,
+)  # fmt: skip
+"""Degrees of the lasers of Velodyne's VLP-32C, which are densest near the horizon."""
+
 SENSORS: dict[str, Callable[[], Sensor]] = {
     "hdl-64e": hdl_64e,
     "hdl-32e": lambda: spinning(10.67 - np.arange(32) * 4 / 3, 1800, reach=(1.0, 100.0)),
     "vlp-16": lambda: spinning(15.0 - 2 * np.arange(16), 1800, reach=(0.5, 100.0), noise=0.03),
+    "vlp-32c": lambda: spinning(np.array(VLP_32C), 1800, reach=(1.0, 200.0), noise=0.03),
     "os1-64": lambda: ouster(64),
     "os1-128": lambda: ouster(128),
     "solid-state": solid_state,

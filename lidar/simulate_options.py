@@ -17,8 +17,8 @@ class SimulateOptions:
     frames: int = 20
     """Frames a sequence."""
     sensor: str = "hdl-64e"
-    """hdl-64e, hdl-32e, vlp-16, os1-64, os1-128, an OS1's mode such as os1-64-2048x10, solid-state, planar, mini-16, or
-    a file of your own, FILE.json."""
+    """hdl-64e, hdl-32e, vlp-16, vlp-32c, os1-64, os1-128, an OS1's mode such as os1-64-2048x10, solid-state, planar,
+    mini-16, or a file of your own, FILE.json."""
     seed: int = 0
     """Chooses the scenes."""
 

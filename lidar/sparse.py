@@ -92,6 +92,9 @@ class SparseConvolution(nn.Module):
         if torch.is_autocast_enabled(features.device.type):
             kind = torch.get_autocast_dtype(features.device.type)
             features, weight = features.to(kind), weight.to(kind)
+        if not torch.is_grad_enabled():
+            bias = None if self.bias is None else self.bias.to(features.dtype)
+            return _multiply(features, weight, book.backward if inverse else book.forward, bias)
         result: Tensor = _Convolve.apply(features, weight, book, inverse)  # type: ignore[no-untyped-call]
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
@@ -183,12 +186,16 @@ class _Convolve(torch.autograd.Function):
         return to_features, to_weight, None, None
 
 
-def _multiply(features: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """Outputs [M, C]: of each the sum over the kernel's places of its input there times the weight there."""
+def _multiply(features: Tensor, weight: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
+    """Outputs [M, C]: of each a bias and the sum over the kernel's places of its input there times the weight there."""
     ordered = features.new_empty(len(plan.order), weight.shape[2])
     for part, rows in _gather(features, plan):
         kernel = weight if len(part.places) == len(weight) else weight.index_select(0, part.places)
-        torch.mm(rows, kernel.reshape(-1, weight.shape[2]), out=ordered[part.rows])
+        kernel = kernel.reshape(-1, weight.shape[2])
+        if bias is None:
+            torch.mm(rows, kernel, out=ordered[part.rows])
+        else:
+            torch.addmm(bias, rows, kernel, out=ordered[part.rows])
     return ordered.index_select(0, plan.position)
 
 

@@ -58,20 +58,82 @@ def make_kerb(place: Place, size: tuple[float, float, float]) -> Actor:
 def make_vehicle(rng: np.random.Generator, place: Place) -> Actor:
     """A car, or at times a van or a truck, that stands."""
     name = str(rng.choice(["Car", "Van", "Truck"], p=[0.8, 0.13, 0.07]))
-    mean = {"Car": (4.1, 1.65, 1.5), "Van": (5.0, 1.95, 2.2), "Truck": (9.0, 2.5, 3.3)}[name]
+    if name == "Car":
+        return _make_car(rng, place)
+    mean = {"Van": (5.0, 1.95, 2.2), "Truck": (9.0, 2.5, 3.3)}[name]
     length, width, height = (np.array(mean) * rng.normal(1, 0.06, 3)).tolist()
     albedo = float(rng.uniform(0.1, 0.8))
     wheel = min(0.36, height / 4)
-    body = height * (0.52 if name == "Car" else 0.35 if name == "Truck" else 0.5)
-    shapes = [Shape(BOX, (0, 0, (wheel + body) / 2 - 0.05), (length / 2, width / 2, (body - wheel) / 2 + 0.15), albedo)]
-    front, back = {"Car": (-0.15, 0.28), "Van": (-0.05, 0.44), "Truck": (-0.12, 0.38)}[name]
+    body = height * (0.35 if name == "Truck" else 0.5)
+    shapes = _rounded((length, width), (wheel - 0.2, body + 0.1), min(0.3, rng.uniform(0.02, 0.4)), albedo)
+    front, back = {"Van": (-0.05, 0.44), "Truck": (-0.12, 0.38)}[name]
     cabin = (length * front, 0.0, (body + height) / 2 - 0.05)
     shapes.append(Shape(BOX, cabin, (length * back, width * 0.45, (height - body) / 2 + 0.05), albedo * 0.6))
     if name == "Truck":
         shapes.append(Shape(BOX, (length * 0.4, 0, height * 0.42), (length * 0.1, width / 2, height * 0.3), albedo))
-    axles = [(x * length, y * width, wheel) for x in (-0.32, 0.32) for y in (-0.46, 0.46)]
-    shapes += [Shape(CYLINDER, at, (wheel, width * 0.04, 0), 0.1, lying=True) for at in axles]
+    shapes += _wheels(length, width, wheel)
     return Actor(tuple(shapes), place[:2], place[2], name, (length, width, height))
+
+
+def _make_car(rng: np.random.Generator, place: Place) -> Actor:
+    """From small European to large American ones, curved all around; the box has room for mirrors."""
+    large = rng.random()
+    size = (
+        float(3.75 + 1.05 * large + rng.normal(0, 0.15)),
+        float(1.62 + 0.35 * large + rng.normal(0, 0.05)),
+        float(1.45 + (0.4 if rng.random() < 0.4 else 0.1) * large + rng.normal(0, 0.05)),
+    )
+    length, width = size[0] - rng.uniform(0, 0.15), size[1] - rng.uniform(0.02, 0.28)
+    albedo, wheel = float(rng.uniform(0.1, 0.8)), float(rng.uniform(0.29, 0.36))
+    shapes = [*_car_body(rng, length, width, size[2], albedo), *_wheels(length, width, wheel)]
+    return Actor(tuple(shapes), place[:2], place[2], "Car", size)
+
+
+def _car_body(rng: np.random.Generator, length: float, width: float, height: float, albedo: float) -> list[Shape]:
+    """A rounded block with a bulge before and behind, a dome as the bonnet, and another one with windows."""
+    sill, belt, bulge = rng.uniform(0.2, 0.3), height * rng.uniform(0.56, 0.64), rng.uniform(0.1, 0.35)
+    bonnet = belt - rng.uniform(0.05, 0.25)
+    shapes = _rounded((length - 2 * bulge, width), (sill, bonnet), rng.uniform(0.08, 0.4), albedo)
+    middle, half, deep = (sill + bonnet) / 2, (bonnet - sill) / 2, rng.uniform(0.5, 0.9)
+    for side in (-1, 1):
+        end = (side * (length / 2 - deep), 0.0, middle)
+        shapes.append(Shape(ELLIPSOID, end, (deep, width / 2, 1.1 * half), albedo))
+    # Metres from the middle to where the windows begin and end, below.
+    front, back = length * rng.uniform(0.1, 0.28), -length * rng.uniform(0.3, 0.48)
+    shapes.append(Shape(ELLIPSOID, (front, 0, bonnet), (length / 2 - front, width * 0.47, belt - bonnet), albedo))
+    shapes.append(_block((back, front), width * 0.97, (sill, belt), albedo))
+    # Through windows as good as no light comes back, or they shine like the rest.
+    glass, up, along = float(rng.choice([0.001, 0.3])), height - belt, (front - back) / 2
+    at = ((front + back) / 2, 0.0, belt - 0.3 * up)
+    shapes.append(Shape(ELLIPSOID, at, (1.1 * along, width * rng.uniform(0.45, 0.5), 1.3 * up), glass))
+    for level, share in ((0.5, rng.uniform(0.65, 0.85)), (1.0, rng.uniform(0.35, 0.6))):
+        roof = (at[0] - share * along, at[0] + share * along)
+        shapes.append(
+            _block(roof, width * (0.95 - 0.2 * level), (belt - 0.1, belt + level * up), (glass, albedo)[level == 1])
+        )
+    return shapes
+
+
+def _rounded(size: tuple[float, float], ends: tuple[float, float], radius: float, albedo: float) -> list[Shape]:
+    """A block of a length and width, from one height to another, whose upright edges are rounded."""
+    long, wide = size[0] / 2, size[1] / 2
+    middle, half = sum(ends) / 2, (ends[1] - ends[0]) / 2
+    blocks = [
+        Shape(BOX, (0, 0, middle), (x, y, half), albedo) for x, y in ((long, wide - radius), (long - radius, wide))
+    ]
+    corners = [(x * (long - radius), y * (wide - radius), middle) for x in (-1, 1) for y in (-1, 1)]
+    return blocks + [Shape(CYLINDER, corner, (radius, half, 0), albedo) for corner in corners]
+
+
+def _block(along: tuple[float, float], width: float, ends: tuple[float, float], albedo: float) -> Shape:
+    """A block between two places along x, of a width, from one height to another."""
+    sizes = ((along[1] - along[0]) / 2, width / 2, (ends[1] - ends[0]) / 2)
+    return Shape(BOX, (sum(along) / 2, 0.0, sum(ends) / 2), sizes, albedo)
+
+
+def _wheels(length: float, width: float, radius: float) -> list[Shape]:
+    axles = [(x * length, y * width, radius) for x in (-0.32, 0.32) for y in (-0.46, 0.46)]
+    return [Shape(CYLINDER, at, (radius, width * 0.04, 0), 0.1, lying=True) for at in axles]
 
 
 def make_pedestrian(rng: np.random.Generator, place: Place) -> Actor:

@@ -24,7 +24,7 @@ from robovision.lidar.things import (
     placed,
 )
 
-EDITION = 2
+EDITION = 3
 """Of the streets that a seed makes; rises with every change of them."""
 
 SECONDS = 2.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +17,11 @@ EXPLODED = 1e6
 """A loss from which no training comes back; they start near 1."""
 WARM_UP = 0.05
 """Share of the steps over which the learning rate rises."""
+PACE = "pace"
+"""What a group of parameters learns at, as a multiple of the learning rate."""
+
+Named = tuple[str, Tensor]
+"""A parameter after its name."""
 
 
 def learning_rate(step: int, steps: int, peak: float) -> float:
@@ -24,18 +30,34 @@ def learning_rate(step: int, steps: int, peak: float) -> float:
     return peak * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
-def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float] = (0.9, 0.999)) -> torch.optim.AdamW:
-    """AdamW over what is to be trained; weight decay on matrices only."""
+def adamw(
+    model: nn.Module,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    paced: Iterable[nn.Parameter] = (),
+    pace: float = 1.0,
+) -> torch.optim.AdamW:
+    """AdamW over what is to be trained; weight decay on matrices only.
+
+    Args:
+        model: whose parameters that require gradients are trained.
+        weight_decay: of the matrices.
+        betas: AdamW's.
+        paced: those of its parameters that learn at `pace` times the rate of the others, such as pretrained ones.
+        pace: see `paced`.
+    """
+    slow = {id(p) for p in paced}
     trained = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, betas=betas)
+    groups: list[dict[str, Any]] = []
+    for chosen, factor in ((False, 1.0), (True, pace)):
+        parameters = [p for p in trained if (id(p) in slow) is chosen]
+        groups.append({"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, PACE: factor})
+        groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, PACE: factor})
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas)
 
 
 def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, norm: float) -> None:
-    """One step against the gradient of a loss, clipped to a norm, at this learning rate.
+    """One step against the gradient of a loss, clipped to a norm, at this learning rate times each group's pace.
 
     Raises:
         UsageError: if the gradient is not finite; the weights then stay as they were.
@@ -46,7 +68,7 @@ def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, ra
     if not found.isfinite():
         raise UsageError(f"the norm of the gradient is {found.item()}; the last checkpoint is intact")
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get(PACE, 1.0)
     optimizer.step()
 
 
@@ -76,7 +98,10 @@ def save(
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise UsageError(f"the weight {name} is not finite after {step} steps; the last checkpoint is intact")
-    tensors = {"model": (average or model).state_dict(), "optimizer": optimizer_tensors(optimizer)}
+    tensors = {
+        "model": (average or model).state_dict(),
+        "optimizer": optimizer_tensors(optimizer, model.named_parameters()),
+    }
     if average is not None:
         tensors["trained"] = model.state_dict()
     run.save(step, {"curve": curve, "seconds": seconds}, tensors, keep)
@@ -98,20 +123,53 @@ def restore(
     weights.assign(average or model, checkpoint.tensors("model"), str(checkpoint.path))
     if average is not None:
         weights.assign(model, checkpoint.tensors("trained"), str(checkpoint.path))
-    load_optimizer(optimizer, checkpoint.tensors("optimizer"))
+    load_optimizer(optimizer, model.named_parameters(), checkpoint.tensors("optimizer"), str(checkpoint.path))
     return checkpoint.step, checkpoint.state["curve"], checkpoint.state["seconds"]
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimizer's state as flat tensors: `number.name`."""
+def optimizer_tensors(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> dict[str, Tensor]:
+    """The optimizer's state as flat tensors, `parameter.moment`: `head.0.weight.exp_avg`.
+
+    Args:
+        optimizer: of these parameters, in whatever order and groups.
+        named: all its parameters with their names, and others.
+    """
+    names = _names(optimizer, named)
     state: dict[int, dict[str, Any]] = optimizer.state_dict()["state"]
-    return {f"{number}.{name}": value for number, entry in state.items() for name, value in entry.items()}
+    return {f"{names[number]}.{moment}": value for number, entry in state.items() for moment, value in entry.items()}
 
 
-def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """The reverse of `optimizer_tensors`."""
+def load_optimizer(
+    optimizer: torch.optim.Optimizer, named: Iterable[Named], tensors: Mapping[str, Tensor], source: str
+) -> None:
+    """The reverse of `optimizer_tensors`: each parameter gets back its own moments, wherever it stands by now.
+
+    A parameter without any begins anew: it never had a gradient.
+
+    Raises:
+        UsageError: naming the source, for moments of parameters that are not there or of another shape, or that go by
+            number, as they did before they had names.
+    """
+    parts = {key: key.rpartition(".")[::2] for key in tensors}
+    if any(name.isdecimal() for name, _ in parts.values()):
+        raise UsageError(
+            f"{source} keeps the optimiser's state by number, as earlier versions did, and which weights these were is "
+            "not known: go on with the version that run.json names, or begin anew. Its weights can still be used"
+        )
+    named = list(named)
+    numbers = {name: number for number, name in enumerate(_names(optimizer, named))}
+    shapes = {name: parameter.shape for name, parameter in named}
     state: dict[int, dict[str, Tensor]] = {}
-    for key, value in tensors.items():
-        number, name = key.split(".", 1)
-        state.setdefault(int(number), {})[name] = value
+    for key, (name, moment) in parts.items():
+        if name not in numbers:
+            raise UsageError(f"{source} holds {key}, but no such weight is trained")
+        if tensors[key].ndim and tensors[key].shape != shapes[name]:
+            raise UsageError(f"{source}: {key} is {list(tensors[key].shape)}, and its weight {list(shapes[name])}")
+        state.setdefault(numbers[name], {})[moment] = tensors[key]
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _names(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> list[str]:
+    """The names of the optimizer's parameters, as it numbers them: group by group."""
+    known = {id(parameter): name for name, parameter in named}
+    return [known[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -85,7 +85,7 @@ class Run:
 
     @classmethod
     def create(cls, path: Path, job: str, config: Any, space: int) -> Run:
-        """A new run in a new or empty folder.
+        """A new run in a new or empty folder, or in one whose run was refused before it made anything.
 
         Args:
             path: the folder.
@@ -94,11 +94,11 @@ class Run:
             space: bytes that the run will need on the disk.
 
         Raises:
-            UsageError: if the folder holds something, can't be written, or its disk is too full.
+            UsageError: if the folder holds something, can't be written, is worked in, or its disk is too full.
         """
         try:
             path.mkdir(parents=True, exist_ok=True)
-            if any(path.iterdir()):
+            if {file.name for file in path.iterdir()} - {"run.json", ".lock"}:
                 raise UsageError(f"{path} is not empty: continue the run there with --resume, or choose another --out")
         except OSError as error:
             raise cannot_write(path, error) from error
@@ -109,8 +109,10 @@ class Run:
             "config": to_dict(config),
             "environment": describe_machine(),
         }
-        write_json(path / "run.json", content)
-        return cls(path, content)
+        run = cls(path, content)
+        with run.lock():
+            write_json(path / "run.json", content)
+        return run
 
     @classmethod
     def open(cls, path: Path) -> Run:

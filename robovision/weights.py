@@ -30,7 +30,7 @@ EMBEDDED: dict[str, Embedded] = {
         "vit-tiny-sim.safetensors", "58be41f3cf515aea472b969cfd1d6a9fa863641c43aff3337b311c6bbd622bcb"
     ),
     "lidar-small-sim": Embedded(
-        "lidar-small-sim.safetensors", "0c3a4c681c5ce2845747390faf61e3eb53fe52d3b30c25bd376d3886ec85132a"
+        "lidar-small-sim.safetensors", "99d762552ba71b393de033da5aeba76d36b1c46e1a555920eb06de8070433de7"
     ),
     "strek": Embedded("strek.safetensors", "2fc2854b9f886d1059bdb36320074b504342c216d837e7b73e98b93386128814"),
 }
@@ -104,10 +104,10 @@ def load_floats(path: Path) -> dict[str, Tensor]:
 
 
 def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> None:
-    """Copy tensors into a module that has exactly their names and shapes.
+    """Copy tensors into a module that has exactly their names and shapes, and fractions where they have fractions.
 
     Raises:
-        UsageError: naming every missing, unexpected and misshapen tensor.
+        UsageError: naming every missing, unexpected and misshapen tensor, and those of another kind of number.
     """
     own = module.state_dict()
     faults = [f"missing: {name}" for name in own if name not in tensors]
@@ -116,6 +116,11 @@ def assign(module: nn.Module, tensors: Mapping[str, Tensor], source: str) -> Non
         f"misshapen: {name} is {list(tensors[name].shape)}, not {list(own[name].shape)}"
         for name in own
         if name in tensors and tensors[name].shape != own[name].shape
+    ]
+    faults += [
+        f"of another type: {name} is {tensors[name].dtype}, not {own[name].dtype}"
+        for name in own
+        if name in tensors and tensors[name].is_floating_point() != own[name].is_floating_point()
     ]
     if faults:
         raise UsageError(f"{source} does not fit {type(module).__name__}:\n  " + "\n  ".join(faults))

@@ -18,6 +18,7 @@ BEV = BevOptions((1, 1), (2, 2), (16, 16), (1, 2), (16, 16))
 VOXELS = Grid((0.0, -3.2, -3.0), (6.4, 3.2, 1.0), (0.1, 0.1, 0.1))
 
 CENTER = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), center=CenterOptions(16, 1), overlap=0.2)
+AXES = dataclasses.replace(CENTER, center=CenterOptions(16, 1, axis=True))
 ANCHORED = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), anchors=ANCHORS)
 SECOND = DetectorConfig(
     CLASSES, VOXELS, BevOptions((1, 1), (1, 2), (8, 8), (1, 2), (8, 8)), encoder="second", anchors=ANCHORS
@@ -54,3 +55,9 @@ def surface(box: Tensor, count: int, generator: torch.Generator) -> Tensor:
     cos, sin = box[6].cos(), box[6].sin()
     x, y = cos * place[:, 0] - sin * place[:, 1], sin * place[:, 0] + cos * place[:, 1]
     return torch.stack([x, y, place[:, 2]], dim=1) + box[:3]
+
+
+def same_boxes(one: Tensor, other: Tensor, at: float = 1e-4) -> None:
+    """Assert that boxes are equal, yaw up to whole turns."""
+    assert torch.allclose(one[:, :6], other[:, :6], atol=at)
+    assert torch.allclose((one[:, 6] - other[:, 6]).cos(), torch.ones(len(one)), atol=at)

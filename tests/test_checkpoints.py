@@ -12,7 +12,14 @@ from torch import nn
 
 from robovision import weights
 from robovision.encoders.build import build
-from robovision.encoders.checkpoints import fetch, fetched, find_weights, load_pretrained, weights_folder
+from robovision.encoders.checkpoints import (
+    fetch,
+    fetched,
+    find_weights,
+    load_encoder,
+    load_pretrained,
+    weights_folder,
+)
 from robovision.encoders.inventory import check_weights, list_weights
 from robovision.encoders.names import ENCODERS, Adapter
 from robovision.encoders.pickles import read_tensors
@@ -106,6 +113,8 @@ def test_truncated_files_are_said(kind: str, share: float, tmp_path: Path) -> No
         (b"not a checkpoint at all", "is refused|truncated or no checkpoint"),
         (pickle.dumps({"epoch": 3}), "is refused|truncated|holds no tensors"),
         (pickle.dumps([1, 2]), "is refused|truncated|holds no tensors"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1f\nsize 9\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html><body>Not found</body></html>", "is a web page and no checkpoint"),
     ],
 )
 def test_foreign_files_are_said(content: bytes, message: str, tmp_path: Path) -> None:
@@ -147,6 +156,30 @@ def test_an_adapter_keeps_its_weights_and_the_vit_gets_the_files(tmp_path: Path)
         encoder = build("vit-tiny", 64, adapter, pretrained=True)
         load_pretrained(encoder, tmp_path / "w.pth")
         assert torch.allclose(encoder.eval()(images).pooled, plain.eval()(images).pooled, atol=1e-5)
+
+
+def test_a_trained_adapter_in_a_file_is_loaded_or_refused(tmp_path: Path) -> None:
+    trained = build("vit-tiny", 64, "coin").eval()
+    weights.save(tmp_path / "w.safetensors", trained.state_dict())
+    encoder = load_encoder("vit-tiny", 64, "coin", tmp_path / "w.safetensors")
+    images = torch.rand(1, 3, 64, 64)
+    assert torch.equal(encoder(images).tokens, trained(images).tokens)
+    with pytest.raises(UsageError, match=r"unexpected: injector\.gamma"):
+        load_encoder("vit-tiny", 64, "none", tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"missing: blocks\.0\.attn\.qkv\.adapter"):
+        load_encoder("vit-tiny", 64, "lora", tmp_path / "w.safetensors")
+
+
+def test_tensors_of_another_kind_are_named(tmp_path: Path) -> None:
+    state = ViT(SMALL).state_dict()
+    torch.save(state | {"norm.weight": torch.ones(64, dtype=torch.long)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"of another type: norm\.weight is torch\.int64, not torch\.float32"):
+        load_pretrained(ViT(SMALL), tmp_path / "w.pth")
+    torch.save(state | {"pos_embed": torch.zeros(1, 1, 64)}, tmp_path / "w.pth")
+    with pytest.raises(UsageError, match=r"misshapen: pos_embed is \[1, 1, 64\]"):
+        load_pretrained(ViT(SMALL), tmp_path / "w.pth")
+    torch.save({name: value.double() for name, value in state.items()}, tmp_path / "w.pth")
+    load_pretrained(ViT(SMALL), tmp_path / "w.pth")
 
 
 def test_every_name_says_where_its_weights_belong() -> None:

@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from robovision.agents.config import EncoderOptions
 from robovision.cli import COMMANDS, main
+from robovision.commands import policies, reinforcement
 from robovision.devices import thread_count
 from robovision.run import Run
 from tests.helpers import TINY, TINY_ARGUMENTS, python
@@ -66,7 +68,7 @@ def run_cli(*arguments: str) -> tuple[int, str]:
         (["train", "--encoder", "dualtoken-vit-t", "--env.size", "50"], "multiple of the patch, 32 pixels, got 50"),
         (["train", "--encoder", "nat-mini", "--env.size", "64"], "at least 224 pixels for nat-mini, got 64"),
         (["train", "--encoder", "nat-mini", "--encoder.adapter", "coin"], "use --encoder.adapter none"),
-        (["train", "--encoder.name", "r3m-resnet50"], "r3m-resnet50 is a ResNet: use --encoder.adapter none"),
+        (["train", "--encoder.name", "r3m-resnet50"], "the file that https://github.com/facebookresearch/r3m links to"),
         (["train", "--encoder.name", "dinov2-vit-s14"], "multiple of the patch, 14 pixels, got 64; nearest: 56 and 70"),
         (["weights", "fetch"], "say which weights to fetch"),
         (["weights", "fetch", "mvp-vit-b16"], "into"),
@@ -82,6 +84,27 @@ def test_wrong_usage_is_explained_without_a_traceback(arguments: list[str], mess
     assert code == 2, output
     assert message in output
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "train"),
+    [
+        ("vit-small", "coin", "full"),
+        ("r3m-resnet50", "none", "full"),
+        ("cnn", "none", "full"),
+        ("strek", "none", "frozen"),
+    ],
+)
+def test_an_encoder_that_is_named_brings_its_adapter_alike_in_train_and_rl(name: str, adapter: str, train: str) -> None:
+    for command in (policies.COMMANDS["train"], reinforcement.COMMANDS["rl"]):
+        assert command.prepare is not None
+        full, options = command.prepare(["--encoder", name])
+        assert full == ["--encoder.name", name]
+        assert options.config.encoder == EncoderOptions(name, adapter=adapter, train=train)  # type: ignore[arg-type]
+        _, options = command.prepare(["--encoder.name=nat-mini"])
+        assert (options.config.encoder.adapter, options.config.env.size) == ("none", 224)
+        assert command.prepare([])[1].config == type(options.config)()
+        assert command.prepare(["--encoder", "vit-smal"])[1] == command.prepare([])[1]
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,7 @@ from robovision import weights
 from robovision.agents.config import EncoderOptions, TrainConfig
 from robovision.agents.train import resolve
 from robovision.bench.probes import features, pair, ridge, sample
-from robovision.encoders.build import build
-from robovision.encoders.checkpoints import fetch, find_weights, load_pretrained
+from robovision.encoders.checkpoints import DEFAULT, fetch, find_weights, load_encoder
 from robovision.encoders.inventory import check_weights, list_weights
 from robovision.envs.registry import EnvOptions
 from robovision.testing import check_encoder
@@ -29,8 +28,9 @@ def test_it_is_small_in_half_precision_and_has_a_card() -> None:
 
 @pytest.mark.parametrize("size", [64, 96, 224])
 def test_it_loads_offline_at_any_size(size: int) -> None:
-    encoder = build(NAME, size, pretrained=True)
-    load_pretrained(encoder, find_weights(NAME))
+    encoder = load_encoder(image_size=size)
+    assert NAME == DEFAULT
+    assert not encoder.training
     check_encoder(encoder, size, size)
 
 

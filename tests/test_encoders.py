@@ -125,11 +125,12 @@ def test_image_sides_must_fit_the_patch() -> None:
         (torch.zeros(1, 3, 4, 4).numpy(), "must be a torch tensor, got ndarray"),
         (torch.zeros(1, 3, 4, 4).to_sparse(), r"must be dense, got layout torch\.sparse_coo"),
         (torch.zeros(1, 3, 0, 4), "must not be empty"),
-        (torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"floating point, got torch\.bool"),
+        (torch.zeros(1, 3, 4, 4, dtype=torch.bool), r"floating point of 16 bits or more, got torch\.bool"),
+        (torch.zeros(1, 3, 4, 4).to(torch.float8_e4m3fn), r"got torch\.float8_e4m3fn: images\.float\(\)"),
         (torch.zeros(0, 3, 4, 4), "must not be empty"),
         (
             torch.zeros(1, 3, 4, 4, dtype=torch.int64),
-            r"must be uint8 or floating point, got torch\.int64: .*to\(torch\.uint8\)",
+            r"must be uint8 or floating point of 16 bits or more, got torch\.int64: .*to\(torch\.uint8\)",
         ),
         (torch.full((1, 3, 4, 4), 255.0), r"must lie in 0\.\.1, got 255\.\.255: divide by 255"),
         (torch.tensor([-1.0, 2.0, 0.5]).view(1, 3, 1, 1), r"got -1\.\.2: leave out your own normalisation"),
@@ -142,9 +143,10 @@ def test_wrong_images_are_named(images: object, message: str) -> None:
         check_images(images)
 
 
-def test_images_on_another_device_are_named() -> None:
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_images_on_another_device_are_named(dtype: torch.dtype) -> None:
     with pytest.raises(ValueError, match=r"images are on meta and the encoder on cpu: use images\.to\('cpu'\)"):
-        ViT(SMALL, image_size=32)(torch.zeros(1, 3, 32, 32, dtype=torch.uint8, device="meta"))
+        ViT(SMALL, image_size=32)(torch.zeros(1, 3, 32, 32, dtype=dtype, device="meta"))
 
 
 @pytest.mark.parametrize("coin", [False, True])
@@ -156,7 +158,21 @@ def test_a_vit_in_half_precision_is_close(coin: bool) -> None:
         full = vit(images).tokens
         half = vit.bfloat16()(images).tokens
     assert half.dtype == torch.bfloat16
-    assert float((half.float() - full).norm() / full.norm()) < 0.03
+    assert float((half.detach().float() - full).norm() / full.norm()) < 0.03
+
+
+@pytest.mark.parametrize("coin", [False, True])
+def test_a_vit_under_autocast_is_close_in_use_and_in_training(coin: bool) -> None:
+    torch.manual_seed(0)
+    vit = ViT(SMALL, image_size=64, injector=CoIn(64, gamma=1.0) if coin else None).eval()
+    images = torch.randint(256, (2, 3, 64, 64), dtype=torch.uint8)
+    full = vit(images).tokens.detach()
+    for learns in (False, True):
+        with torch.set_grad_enabled(learns), torch.autocast("cpu", torch.bfloat16):
+            half = vit(images).tokens
+        assert float((half.detach().float() - full).norm() / full.norm()) < 0.03
+    half.float().square().mean().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vit.parameters())
 
 
 def test_coin_has_the_papers_number_of_parameters() -> None:
@@ -173,6 +189,18 @@ def test_coin_with_its_gate_shut_is_the_plain_vit() -> None:
     assert torch.equal(plain(images).tokens, injected(images).tokens)
     nn.init.ones_(injected.injector.gamma)  # type: ignore[arg-type, union-attr]
     assert not torch.allclose(plain(images).tokens, injected(images).tokens, atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_maps_of_the_spatial_prior_are_its_convolutions_and_marks() -> None:
+    torch.manual_seed(0)
+    prior, images, marks = CoIn(64, stem=8).prior, torch.rand(2, 3, 64, 96), torch.randn(3, 64)
+    x = prior.stem(images)
+    plain = prior(images)
+    for level, found in enumerate(prior(images, marks)):
+        x = prior.down[level](x)
+        assert torch.allclose(plain[level], prior.project[level](x), atol=1e-5)
+        assert torch.allclose(found, plain[level] + marks[level][:, None, None], atol=1e-5)
 
 
 @torch.no_grad()

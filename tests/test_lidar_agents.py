@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -182,3 +185,32 @@ def test_a_backbone_of_another_model_or_sensor_is_refused(eye: Path) -> None:
     with pytest.raises(UsageError, match="can't read the observation 'lidar': this sensor has 16 rings"):
         PixelExtractor(space, config_for(None).encoder, 8, LidarOptions("room"), "mini-16")
     assert (eye / FILE).is_file()
+
+
+def test_the_curves_of_runs_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, successes in (("a", (0, 1)), ("b", (1, 3))):
+        (tmp_path / name / "evaluations").mkdir(parents=True)
+        for step, count in zip((5000, 10000), successes, strict=True):
+            episodes = [{"success": k < count, "total_reward": float(k)} for k in range(4)]
+            path = tmp_path / name / "evaluations" / f"step-{step:06d}.json"
+            path.write_text(json.dumps({"step": step, "episodes": episodes}))
+    script = Path(__file__).parent.parent / "benchmarks" / "lidar_navigate.py"
+    spec = importlib.util.spec_from_file_location("lidar_navigate", script)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    out = tmp_path / "out"
+    arguments = [f"from scratch={tmp_path / 'a'}", f"pretrained={tmp_path / 'b'}", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["lidar_navigate.py", *arguments])
+    module.main()
+    rows = [line.split(",") for line in (out / "lidar-navigate.csv").read_text().splitlines()[1:]]
+    assert [(row[0], row[1], float(row[2])) for row in rows] == [
+        ("from scratch", "5000", 0.0),
+        ("from scratch", "10000", 0.25),
+        ("pretrained", "5000", 0.25),
+        ("pretrained", "10000", 0.75),
+    ]
+    assert float(rows[3][3]) < 0.75 < float(rows[3][4]) and rows[3][6] == "1.5"
+    assert (out / "lidar-navigate.png").stat().st_size > 5000
+    with pytest.raises(SystemExit, match="holds no evaluations"):
+        module.evaluations("c", tmp_path)

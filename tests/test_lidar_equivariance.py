@@ -9,12 +9,14 @@ import torch
 from torch import nn
 
 from robovision.cli import main
-from robovision.lidar.clouds import write_cloud
+from robovision.errors import UsageError
+from robovision.lidar.clouds import write_arrays, write_cloud
 from robovision.lidar.detectors import equivariance
 from robovision.lidar.detectors.center_head import CenterHead
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.equivariance import fit_normalisations, measure, occupied
 from robovision.lidar.detectors.files import save_detector
+from robovision.lidar.detectors.flow_equivariance import find_pairs, measure_flow
 from robovision.lidar.detectors.ground import act_on_map
 from robovision.lidar.pretraining.files import FILE, save_backbone
 from robovision.lidar.pretraining.network import Trunk
@@ -92,6 +94,35 @@ def test_normalisations_are_fitted_to_sweeps() -> None:
     assert not detector.training and abs(float(seen[0].mean())) < 1e-3 and abs(float(seen[0].std()) - 1) < 0.02
 
 
+def test_features_ride_on_the_flow() -> None:
+    detector, before = eager(), scene().points
+    fit_normalisations(detector, [before])
+    still, moved = torch.zeros(len(before), 3), torch.tensor([0.8, -1.6, 0.0]).expand(len(before), 3)
+    now = before.clone()
+    now[:, :3] += moved
+    same = measure_flow(detector, [(before, before, still)])
+    assert same.kind == "flow" and same.boxes == 0 and math.isnan(same.lost)
+    carried = measure_flow(detector, [(before, now, moved)])
+    left = measure_flow(detector, [(before, now, still)])
+    assert same.features < carried.features < 0.6 * left.features
+
+
+def test_pairs_are_sweeps_in_a_row_with_their_flow(tmp_path: Path) -> None:
+    for folder in ("velodyne", "flow"):
+        (tmp_path / folder).mkdir()
+    paths = [tmp_path / "velodyne" / f"00000{k}.bin" for k in range(3)]
+    for k, path in enumerate(paths):
+        write_cloud(path, PointCloud(np.full((k + 1, 3), float(k)), np.zeros(k + 1)))
+    for k in (0, 2):  # the last one flows to a sweep that is not there
+        write_arrays(tmp_path / "flow" / f"00000{k}.npz", {"flow": np.full((k + 1, 3), 0.5)})
+    (pair,) = find_pairs(paths)
+    assert len(pair.before) == 1 and len(pair.now) == 2 and pair.flow.tolist() == [[0.5, 0.5, 0.5]]
+    assert find_pairs(paths[1:]) == [] and len(find_pairs(paths[:1])) == 1
+    write_arrays(tmp_path / "flow" / "000001.npz", {"flow": np.zeros((7, 3))})
+    with pytest.raises(UsageError, match="flow of another sweep: of 7 points, not the 2"):
+        find_pairs(paths)
+
+
 def cloud_file(folder: Path) -> Path:
     path, points = folder / "c.bin", scene().points.numpy()
     write_cloud(path, PointCloud(points[:, :3], np.clip(points[:, 3], 0, 1)))
@@ -110,6 +141,10 @@ def test_report_of_two_detectors(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert len([line for line in capsys.readouterr().out.splitlines() if line.startswith("turn 90 degrees")]) == 2
     assert main(["symmetry", "lidar", *paths]) == 2
     assert "--on" in capsys.readouterr().err
+    far = tmp_path / "far.bin"
+    write_cloud(far, PointCloud(np.full((5, 3), 900.0), np.zeros(5)))
+    assert main(["symmetry", "lidar", *paths, "--on", str(far), "--out", str(out)]) == 2
+    assert "0 of 5 points of" in capsys.readouterr().err
 
 
 def test_report_of_a_backbone_beside_random_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -117,13 +152,21 @@ def test_report_of_a_backbone_beside_random_weights(tmp_path: Path, capsys: pyte
     run.mkdir()
     torch.manual_seed(5)
     save_backbone(run / FILE, Trunk(CENTER))
-    out = tmp_path / "out"
-    arguments = ["symmetry", "lidar", "--pretrained", str(run), "--on", str(cloud_file(tmp_path)), "--out", str(out)]
+    out, street = tmp_path / "out", tmp_path / "street"
+    for folder in ("velodyne", "flow"):
+        (street / folder).mkdir(parents=True)
+    first = cloud_file(street / "velodyne")
+    first.with_name("d.bin").write_bytes(first.read_bytes())
+    write_arrays(street / "flow" / "c.npz", {"flow": np.full((len(scene().points), 3), 0.1)})
+    arguments = ["symmetry", "lidar", "--pretrained", str(run), "--on", str(street), "--out", str(out)]
     assert main(arguments) == 0
     lines = (out / "equivariance.csv").read_text().splitlines()[1:]
     assert {line.split(",")[0] for line in lines} == {"pre", "random weights"}
     assert all(line.split(",")[4] == "0" for line in lines)
-    assert "boxes" not in capsys.readouterr().out
+    errors = [float(line.split(",")[3]) for line in lines if line.split(",")[1] == "flow"]
+    assert len(errors) == 2 and min(errors) > 0
+    printed = capsys.readouterr().out
+    assert "boxes" not in printed and printed.count("\nflow  ") == 1
     (run / FILE).unlink()
     assert main(arguments) == 2
     assert "has not ended" in capsys.readouterr().err

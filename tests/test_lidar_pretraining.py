@@ -12,6 +12,7 @@ import torch
 
 from robovision.cli import main
 from robovision.errors import UsageError
+from robovision.lidar.clouds import read_cloud, write_cloud
 from robovision.lidar.detectors.config import Grid
 from robovision.lidar.detectors.detector import Detector
 from robovision.lidar.detectors.files import save_detector
@@ -25,13 +26,14 @@ from robovision.lidar.pretraining.network import Trunk, at_points, cells_of, ins
 from robovision.lidar.pretraining.options import MotionOptions, PretrainOptions, Weights
 from robovision.lidar.pretraining.rotation import Rotation, classes
 from robovision.lidar.pretraining.sweeps import Moment
-from robovision.lidar.pretraining.training import Pretraining, resolve
+from robovision.lidar.pretraining.training import Pretraining
 from robovision.lidar.pretraining.views import View, make_batch
 from robovision.lidar.simulate import write_sequence
 from robovision.lidar.simulate_options import SimulateOptions
 from robovision.lidar.transforms import Similarity
 from robovision.processes import Processes
 from robovision.run import Run
+from robovision.types import PointCloud
 
 GROUND = Grid((0.0, -4.0, -3.0), (8.0, 4.0, 1.0), (1.0, 1.0, 4.0))
 
@@ -50,7 +52,7 @@ def options_for(streets: Path, **changes: Any) -> PretrainOptions:
         data=(streets,), model="tiny", steps=2, batch=2, points=64, width=8, checkpoint_every=1, device="cpu",
         precision="float32", threads=1,
     )  # fmt: skip
-    return resolve(dataclasses.replace(base, **changes))
+    return dataclasses.replace(base, **changes).resolved()
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +207,9 @@ def test_wrong_sweeps_are_named(streets: Path, tmp_path: Path, capsys: pytest.Ca
     np.savez(flow, **{name: value[:-1] for name, value in arrays.items()})
     assert main([*arguments, "--out", str(tmp_path / "a")]) == 2
     assert "is the flow of another sweep" in capsys.readouterr().err
+    np.savez(flow, **{**arrays, "flow": np.full_like(arrays["flow"], np.nan)})
+    assert main([*arguments, "--out", str(tmp_path / "e")]) == 2
+    assert "points is not finite" in capsys.readouterr().err
     flow.unlink()
     assert main([*arguments, "--out", str(tmp_path / "b")]) == 2
     assert "has no flow" in capsys.readouterr().err
@@ -212,6 +217,22 @@ def test_wrong_sweeps_are_named(streets: Path, tmp_path: Path, capsys: pytest.Ca
     assert main([*arguments, "--out", str(tmp_path / "c")]) == 2
     assert "two sweeps" in capsys.readouterr().err
     assert main([*arguments, "--ema", "1", "--out", str(tmp_path / "d")]) == 2
+
+
+def test_sweeps_outside_the_grid_are_named(streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(streets / "0000", data / "0000")
+    for path in (data / "0000" / "velodyne").iterdir():
+        cloud = read_cloud(path)
+        write_cloud(path, PointCloud(cloud.xyz + np.array([5000.0, 0, 0], np.float32), cloud.intensity))
+    arguments = ["--data", str(data), "--model", "tiny", "--batch", "1", "--steps", "1", "--device", "cpu"]
+    assert main(["pretrain", "lidar", *arguments, "--objectives", "contrast", "--out", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert "0 of" in said and "00000" in said and "lie where this model looks" in said
+    arguments += ["--classes", "Car", "--out", str(tmp_path / "b")]
+    with pytest.warns(UserWarning, match="beyond the point cloud"):
+        assert main(["lidar", "train", *arguments]) == 2
+    assert "lie where this model looks" in capsys.readouterr().err
 
 
 def test_options_are_checked() -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.models import MODELS
 from robovision.lidar.detectors.pasting import Cutout, Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
-from robovision.lidar.detectors.training import GRADIENT_NORM, Sweeps, Training, resolve
+from robovision.lidar.detectors.training import GRADIENT_NORM, Sweeps, Training
 from robovision.lidar.frames import read_frame
 from robovision.lidar.kitti_labels import read_detections
 from robovision.lidar.simulate import write_sequence
@@ -55,7 +56,7 @@ def options_for(streets: Path, **changes: object) -> TrainOptions:
         data=(streets,), classes=("Car",), steps=3, batch=2, least=1, paste=1, checkpoint_every=1, device="cpu",
         precision="float32", threads=1, augment=AugmentOptions(thin=0.3, hedges=2),
     )  # fmt: skip
-    return resolve(dataclasses.replace(base, **changes))  # type: ignore[arg-type]
+    return dataclasses.replace(base, **changes).resolved()  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -64,14 +65,14 @@ def trained(streets: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("runs") / "run"
     options = options_for(streets)
     metrics = Training(Run.create(path, "lidar train", options, 0), options, Processes()).execute()
-    assert {m.name for m in metrics} == {"heat_loss", "box_loss", "training_time"}
+    assert {m.name for m in metrics} == {"heat_loss", "box_loss", "way_loss", "training_time"}
     return path
 
 
 def test_a_run_leaves_a_detector_and_its_curve(trained: Path) -> None:
     detector = load_detector(trained / "detector.safetensors")
     assert detector.config.classes == ("Car",) and detector.config.merged == (("Van", "Car"),)
-    assert (trained / "curve.csv").read_text().startswith("step,heat_loss,box_loss\n3,")
+    assert (trained / "curve.csv").read_text().startswith("step,heat_loss,box_loss,way_loss\n3,")
     assert '"labels"' in (trained / "results.json").read_text()
 
 
@@ -187,6 +188,7 @@ def test_detect_writes_everything(trained: Path, streets: Path, tmp_path: Path) 
     out = tmp_path / "found"
     eager = load_detector(trained / "detector.safetensors")
     torch.nn.init.constant_(eager.head.parts["hm"][1].bias, 3.0)  # type: ignore[index,union-attr]
+    eager.config = dataclasses.replace(eager.config, most=2000)  # some of them ahead, where the camera looks
     weights = str(tmp_path / "eager.safetensors")
     save_detector(Path(weights), eager)
     assert (
@@ -216,6 +218,41 @@ def test_detect_says_what_is_wrong(trained: Path, tmp_path: Path, capsys: pytest
     ):
         assert main([*arguments, *wrong]) == 2
         assert word in capsys.readouterr().err
+
+
+def test_detect_passes_over_clouds_that_cannot_be_read(
+    trained: Path, streets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good = (streets / "0000" / "velodyne" / "000000.bin").read_bytes()
+    bad = {
+        "cut.bin": (good[:-3], "no multiple of the 16 bytes"),
+        "five.bin": (np.full((8, 5), 7.0, np.float32).tobytes(), "reflectance, lies in 0..1"),
+        "four.pcd.bin": (np.full((10, 4), 0.5, np.float32).tobytes(), "name the file .bin"),
+        "text.npz": (b"no archive", "no NPZ file"),
+        "torn.feather": (b"ARROW1", "torn.feather"),
+        "half.ply": (b"ply", "half.ply"),
+    }
+    for name, (content, _) in bad.items():
+        (tmp_path / name).write_bytes(content)
+    fine = {"good.bin": good, "empty.bin": b"", "nan.bin": np.full((4, 4), np.nan, np.float32).tobytes()}
+    for name, content in fine.items():
+        (tmp_path / name).write_bytes(content)
+    weights, out = str(trained / "detector.safetensors"), tmp_path / "out"
+    arguments = ["lidar", "detect", "--weights", weights, "--no-pictures", "--out", str(out)]
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        assert main([*arguments, str(tmp_path)]) == 2
+    told = [str(warning.message) for warning in heard]
+    assert sum("holds no points" in text for text in told) == 2 and sum("not finite" in text for text in told) == 1
+    said = capsys.readouterr()
+    assert "in 3 clouds" in said.out and "6 of 9 could not be read" in said.err
+    for name, (_, reason) in bad.items():
+        (line,) = (line for line in said.err.splitlines() if name in line)
+        assert reason in line
+    assert sorted(path.name for path in (out / "boxes").iterdir()) == ["empty.npz", "good.npz", "nan.npz"]
+    # Alone, one that can't be read is an error.
+    assert main([*arguments, str(tmp_path / "cut.bin")]) == 2
+    assert "no multiple" in capsys.readouterr().err
 
 
 def test_options_are_checked() -> None:

@@ -16,6 +16,8 @@ from minari.data_collector import EpisodeBuffer
 from minari.dataset.minari_dataset import parse_dataset_id
 from numpy.typing import NDArray
 
+from robovision.agents.config import TrainConfig
+from robovision.agents.train import create as create_run
 from robovision.envs.demo_arrays import load
 from robovision.envs.minari_dataset import (
     Publisher,
@@ -30,6 +32,7 @@ from robovision.envs.minari_dataset import (
 )
 from robovision.envs.minari_episode import Episode, chunks, to_hdf5
 from robovision.errors import UsageError
+from tests.helpers import TINY_ENV
 
 gymnasium.register_envs(gymnasium_robotics)
 
@@ -83,8 +86,11 @@ def test_minaris_own_kind_of_datasets_load(
             assert episode.truncations.tolist() == buffer.truncations
             assert episode.success is not None
             assert episode.success.tolist() == buffer.infos["success"][1:]
-    with pytest.raises(UsageError, match=r"episode 0 in .* observes no pixels, but state"):
-        load(tmp_path / name, 2)
+    blind = TrainConfig("dmc/reacher-easy", demos=2, data=tmp_path / name, env=TINY_ENV)
+    for call in (lambda: load(tmp_path / name, 2), lambda: create_run(tmp_path / "run", blind)):
+        with pytest.raises(UsageError, match=r"episode 0 in .* observes no pixels, but state"):
+            call()
+    assert not (tmp_path / "run").exists()
 
 
 def record(folder: Path, *recorded: Episode, space: spaces.Dict) -> None:

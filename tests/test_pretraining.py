@@ -180,6 +180,16 @@ def test_wrong_usage_is_refused(arguments: list[str], message: str, capsys: pyte
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("folder", ["none", "empty"])
+def test_a_folder_without_images_leaves_no_run_behind(
+    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main(["pretrain", "mae", "--images", str(tmp_path / folder), "--out", str(tmp_path / "run")]) == 2
+    assert "images" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_the_group_lists_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["pretrain"]) == 0
     assert "mae" in capsys.readouterr().out

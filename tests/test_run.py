@@ -56,6 +56,16 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
         make_run(tmp_path)
 
 
+def test_a_run_that_made_nothing_gives_its_folder_to_the_next_unless_it_is_at_work(tmp_path: Path) -> None:
+    refused = make_run(tmp_path)
+    with refused.lock(), pytest.raises(UsageError, match="another process"):
+        make_run(tmp_path)
+    assert make_run(tmp_path).config(TrainConfig) == TINY
+    (tmp_path / "curve.csv").touch()
+    with pytest.raises(UsageError, match="is not empty"):
+        make_run(tmp_path)
+
+
 def test_a_disk_that_is_too_small_is_said_before_the_start(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="MB free and the run needs 1000000000000 MB"):
         Run.create(tmp_path / "run", "train", TINY, space=10**18)

@@ -22,7 +22,7 @@ from robovision.agents.reinforcement.environments import sensor_of
 from robovision.agents.reinforcement.policies import PixelPPOPolicy, PixelSACPolicy, PixelTD3Policy
 from robovision.agents.reinforcement.replay import FrameReplayBuffer
 from robovision.errors import UsageError, unknown
-from robovision.optimisers import load_optimizer, optimizer_tensors
+from robovision.optimisers import Named, load_optimizer, optimizer_tensors
 from robovision.seeding import derive
 
 Model = SAC | TD3 | PPO
@@ -173,13 +173,17 @@ def optimiser_state(model: Model) -> dict[str, Tensor]:
     tensors = {name: operator.attrgetter(name)(model).detach() for name in variables}
     for name in names:
         if name != "policy":
-            own = optimizer_tensors(operator.attrgetter(name)(model))
+            own = optimizer_tensors(operator.attrgetter(name)(model), _learned(model))
             tensors |= {f"{name.replace('.', '_')}.{key}": value for key, value in own.items()}
     return tensors
 
 
-def restore_optimisers(model: Model, tensors: Mapping[str, Tensor]) -> None:
-    """The reverse of `optimiser_state`."""
+def restore_optimisers(model: Model, tensors: Mapping[str, Tensor], source: str) -> None:
+    """The reverse of `optimiser_state`.
+
+    Raises:
+        UsageError: as `load_optimizer` does.
+    """
     names, variables = model._get_torch_save_params()
     with torch.no_grad():
         for name in variables:
@@ -188,7 +192,13 @@ def restore_optimisers(model: Model, tensors: Mapping[str, Tensor]) -> None:
         if name != "policy":
             prefix = f"{name.replace('.', '_')}."
             own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-            load_optimizer(operator.attrgetter(name)(model), own)
+            load_optimizer(operator.attrgetter(name)(model), _learned(model), own, source)
+
+
+def _learned(model: Model) -> list[Named]:
+    """All that an optimiser of the model may train, by name."""
+    variables = model._get_torch_save_params()[1]
+    return [*model.policy.named_parameters(), *((name, operator.attrgetter(name)(model)) for name in variables)]
 
 
 def normaliser_state(normaliser: VecNormalize) -> dict[str, Tensor]:

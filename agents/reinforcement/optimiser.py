@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from robovision.agents.reinforcement.extractor import PixelExtractor
-
-PACE = "pace"
-"""What a group of parameters learns at, as a multiple of the rate that Stable-Baselines3 sets."""
+from robovision.optimisers import PACE
 
 
 class PacedAdam(torch.optim.Adam):

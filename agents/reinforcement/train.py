@@ -221,7 +221,7 @@ class Training:
         tensors = checkpoint.tensors("model")
         own = {name: value for name, value in tensors.items() if not name.startswith(NORMALISE)}
         restore_policy(self.model.policy, own, str(checkpoint.path))
-        restore_optimisers(self.model, checkpoint.tensors("optimizer"))
+        restore_optimisers(self.model, checkpoint.tensors("optimizer"), str(checkpoint.path))
         normaliser = self.model.get_vec_normalize_env()
         if normaliser is not None:
             restore_normaliser(normaliser, tensors)

@@ -46,7 +46,12 @@ class AnchorHead(Head):
         nn.init.normal_(self.conv_box.weight, std=0.001)
 
     def forward(self, features: Tensor) -> Maps:
-        return {"cls": self.conv_cls(features), "box": self.conv_box(features), "dir": self.conv_dir_cls(features)}
+        parts = {"cls": self.conv_cls, "box": self.conv_box, "dir": self.conv_dir_cls}
+        weight = torch.cat([part.weight for part in parts.values()])
+        bias = torch.cat([part.bias for part in parts.values() if part.bias is not None])
+        maps = functional.conv2d(features, weight, bias)
+        widths = [part.out_channels for part in parts.values()]
+        return dict(zip(parts, torch.split(maps, widths, dim=1), strict=True))
 
     def losses(self, maps: Maps, truth: list[Objects]) -> dict[str, Tensor]:
         logits, boxes, directions = self._flat(maps)

@@ -6,6 +6,7 @@ Source: SECOND (Yan et al., 2018), section 3.2, with OpenPCDet's choice of place
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -20,8 +21,9 @@ NOTHING, IGNORED = -1, -2
 """Marks of anchors that stand for no object, and of those about which nothing is taught."""
 
 
+@lru_cache(maxsize=4)
 def make_anchors(config: DetectorConfig, shape: tuple[int, int]) -> Tensor:
-    """All anchors, float32 [H, W, classes, 2, 7], of a map [H, W] that covers the grid from edge to edge."""
+    """All anchors, float32 [H, W, classes, 2, 7], of a map [H, W] that covers the grid edge to edge; only read them."""
     height, width = shape
     low, high = config.grid.low, config.grid.high
     x = torch.linspace(low[0], high[0], width, dtype=torch.float64)

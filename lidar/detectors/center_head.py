@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.heads import Found, Head, Maps, Objects, choose, flat
 
 BOX = {"center": 2, "center_z": 1, "dim": 3, "rot": 2}
 """Channels of what describes a box: offset in cells, height, logarithm of the size, cosine and sine of the yaw."""
+WAY = {"way": 1}
+"""Of axes, the logit of whether something heads backwards; `rot` is then of twice the yaw."""
 RARE = -2.19
 """Bias of the peaks' logits at the start: peaks are rare."""
-BOX_WEIGHT = 2.0
+BOX_WEIGHT, WAY_WEIGHT = 2.0, 0.2
 
 
 class CenterHead(Head):
@@ -27,7 +30,7 @@ class CenterHead(Head):
         self.config = config
         channels, bias = config.center.channels, config.center.bias
         self.shared = _convolution(width, channels, bias)
-        outputs = {**BOX, "hm": len(config.classes)}
+        outputs = {**BOX, **(WAY if config.center.axis else {}), "hm": len(config.classes)}
         self.parts = nn.ModuleDict(
             {
                 name: nn.Sequential(_convolution(channels, channels, bias), nn.Conv2d(channels, count, 3, padding=1))
@@ -46,18 +49,24 @@ class CenterHead(Head):
         targets = [peaks(objects, self.config, (height, width)) for objects in truth]
         heat = torch.stack([target for target, *_ in targets]).to(maps["hm"].device)
         count = max(1, sum(len(cells) for _, cells, _ in targets))
-        boxes = torch.cat([flat(maps[name], channels) for name, channels in BOX.items()], dim=2)
-        misses = [(boxes[k, cells] - code).abs().sum() for k, (_, cells, code) in enumerate(targets)]
-        return {
+        boxes = _boxes(maps)
+        misses = [(boxes[k, cells, :8] - code[:, :8]).abs().sum() for k, (_, cells, code) in enumerate(targets)]
+        terms = {
             "heat_loss": peak_loss(maps["hm"], heat),
             "box_loss": BOX_WEIGHT * torch.stack(misses).sum() / count,
         }
+        if self.config.center.axis:
+            ways = torch.cat([boxes[k, cells, 8] for k, (_, cells, _) in enumerate(targets)])
+            wanted = torch.cat([code[:, 8] for *_, code in targets])
+            loss = functional.binary_cross_entropy_with_logits(ways, wanted, reduction="sum")
+            terms["way_loss"] = WAY_WEIGHT * loss / count
+        return terms
 
     def decode(self, maps: Maps) -> list[Found]:
         scores = maps["hm"].sigmoid()
         size, _, height, width = scores.shape
         top = scores.flatten(1).topk(min(self.config.most, scores[0].numel()), dim=1)
-        boxes = torch.cat([flat(maps[name], channels) for name, channels in BOX.items()], dim=2)
+        boxes = _boxes(maps)
         found = []
         for k in range(size):
             sure = top.values[k] > self.config.score
@@ -70,7 +79,7 @@ class CenterHead(Head):
 
 
 def peaks(objects: Objects, config: DetectorConfig, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """The targets of one sweep: peaks [classes, H, W], and of objects inside the map cells [M] and codes [M, 8]."""
+    """The targets of one sweep: peaks [classes, H, W]; of objects inside the map, cells [M] and codes [M, 8 or 9]."""
     height, width = shape
     cell = _cell(config, objects.boxes)
     place = (objects.boxes[:, :2] - objects.boxes.new_tensor(config.grid.low[:2])) / cell
@@ -81,17 +90,33 @@ def peaks(objects: Objects, config: DetectorConfig, shape: tuple[int, int]) -> t
     heat = boxes.new_zeros(len(config.classes), height, width)
     for label, (x, y), reach in zip(labels.tolist(), corner.long().tolist(), radius.long().tolist(), strict=True):
         _draw(heat[label], x, y, reach)
-    yaw = boxes[:, 6:]
-    code = torch.cat([place - corner, boxes[:, 2:3], boxes[:, 3:6].clamp(min=1e-2).log(), yaw.cos(), yaw.sin()], dim=1)
+    size, heading = boxes[:, 3:6].clamp(min=1e-2).log(), encode_yaw(boxes[:, 6:], config.center.axis)
+    code = torch.cat([place - corner, boxes[:, 2:3], size, heading], dim=1)
     return heat, (corner[:, 1] * width + corner[:, 0]).long(), code
 
 
 def decode_boxes(code: Tensor, cell: Tensor, width: int, config: DetectorConfig) -> Tensor:
-    """The boxes [M, 7] of codes [M, 8] at cells [M] of a map that is `width` cells wide."""
+    """The boxes [M, 7] of codes [M, 8 or 9] at cells [M] of a map that is `width` cells wide."""
     corner = torch.stack([cell % width, cell.div(width, rounding_mode="floor")], dim=1)
     place = (corner + code[:, :2]) * _cell(config, code) + code.new_tensor(config.grid.low[:2])
-    yaw = torch.atan2(code[:, 7], code[:, 6])
-    return torch.cat([place, code[:, 2:3], code[:, 3:6].clamp(max=5).exp(), yaw[:, None]], dim=1)
+    return torch.cat([place, code[:, 2:3], code[:, 3:6].clamp(max=5).exp(), decode_yaw(code[:, 6:])], dim=1)
+
+
+def encode_yaw(yaw: Tensor, axis: bool) -> Tensor:
+    """Cosine and sine of yaws [M, 1], or those of twice the yaw and 1 where that's half points backwards, [M, 2 or 3].
+
+    >>> encode_yaw(torch.tensor([[3.0]]), axis=True).round(decimals=2)
+    tensor([[ 0.9600, -0.2800,  1.0000]])
+    """
+    if not axis:
+        return torch.cat([yaw.cos(), yaw.sin()], dim=1)
+    return torch.cat([(2 * yaw).cos(), (2 * yaw).sin(), (yaw.cos() < 0).to(yaw)], dim=1)
+
+
+def decode_yaw(code: Tensor) -> Tensor:
+    """The yaws [M, 1] of what `encode_yaw` gives, with a logit for its third number."""
+    angle = torch.atan2(code[:, 1:2], code[:, :1])
+    return angle if code.shape[1] == 2 else angle / 2 + torch.pi * (code[:, 2:] > 0)
 
 
 def gaussian_radius(sizes: Tensor, overlap: float) -> Tensor:
@@ -129,6 +154,12 @@ def _draw(heat: Tensor, x: int, y: int, radius: int) -> None:
     along = torch.arange(low, high, device=heat.device) - y
     peak = torch.exp(-(along[:, None].square() + across[None].square()) / (2 * sigma * sigma))
     heat[low:high, left:right] = torch.maximum(heat[low:high, left:right], peak)
+
+
+def _boxes(maps: Maps) -> Tensor:
+    """What describes the box at every cell, [B, H * W, 8 or 9]."""
+    parts = BOX | WAY if "way" in maps else BOX
+    return torch.cat([flat(maps[name], channels) for name, channels in parts.items()], dim=2)
 
 
 def _cell(config: DetectorConfig, like: Tensor) -> Tensor:

@@ -96,6 +96,9 @@ class CenterOptions:
     """Overlap that a box at the peak's rim still has with the true one."""
     bias: bool = True
     """Whether convolutions before a normalisation have a bias, as in OpenPCDet's settings for Waymo."""
+    axis: bool = False
+    """Whether a heading is told as the axis along which it lies, and which way, instead of as one direction: of what
+    looks alike from both ends, directions are learnt as a mean of both, which is neither."""
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from robovision.errors import UsageError
 from robovision.lidar.boxes import points_in_boxes
 from robovision.lidar.clouds import FORMATS
 from robovision.lidar.detectors.augmentation import Scene
-from robovision.lidar.detectors.config import DetectorConfig
+from robovision.lidar.detectors.config import DetectorConfig, Grid
 from robovision.lidar.detectors.detector import features
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.nuscenes_data import find_root, find_scenes, is_nuscenes, read_truth
@@ -27,6 +28,9 @@ from robovision.lidar.frames import Frame, read_frame
 from robovision.lidar.kitti_calibration import IMAGE, read_calibration
 from robovision.lidar.kitti_labels import read_labels
 from robovision.types import Array, Boxes3D, PointCloud
+
+FEWEST = 2
+"""Points of a batch that normalisations need."""
 
 
 @dataclass(frozen=True)
@@ -109,13 +113,15 @@ def _names(cloud: Path) -> list[str]:
     return list(read_labels(cloud.parent.parent / "label_2" / f"{cloud.stem}.txt").names)
 
 
-def read_scene(path: Path, config: DetectorConfig, view: bool = False) -> Scene:
+def read_scene(path: Path, config: DetectorConfig, view: bool = False, check: bool = True) -> Scene:
     """A labelled sweep as a detector is taught it; `view`: only what the camera sees, where alone KITTI has labels.
+
+    `check`: it is warned of labels that lie where the sweep can't be.
 
     Raises:
         UsageError: if there are no labels, or a file is wrong.
     """
-    frame = read_frame(path)
+    frame = read_frame(path, check=check)
     root = find_root(path)
     if root is not None:
         frame = dataclasses.replace(frame, truth=read_truth(root, path))
@@ -142,8 +148,20 @@ def to_objects(boxes: Boxes3D, config: DetectorConfig) -> Objects:
 def drop_unseen(scene: Scene, least: int) -> Scene:
     """The scene without objects that fewer points than this are in: they can't be learnt."""
     objects = scene.objects
-    seen = points_in_boxes(scene.points[:, :3], objects.boxes).sum(dim=1) >= least
+    seen = points_in_boxes(scene.points[:, :3], objects.boxes).count_nonzero(dim=1) >= least
     return Scene(scene.points, Objects(objects.boxes[seen], objects.labels[seen]))
+
+
+def check_within(points: Tensor, grid: Grid, clouds: Sequence[Path]) -> None:
+    """Raise UsageError, naming clouds, if hardly any of their points [P, 3 or 4] lies in a grid."""
+    low, high = points.new_tensor(grid.low), points.new_tensor(grid.high)
+    count = int(((points[:, :3] >= low) & (points[:, :3] < high)).all(dim=1).count_nonzero())
+    if count < FEWEST:
+        named = ", ".join(str(cloud) for cloud in clouds)
+        raise UsageError(
+            f"{count} of {len(points)} points of {named} lie where this model looks, {grid.low} to {grid.high} m "
+            "around the sensor; are they in metres, in the LiDAR's frame? Leave such sweeps out or take another --model"
+        )
 
 
 def in_view(frame: Frame, path: Path) -> PointCloud:

@@ -18,6 +18,7 @@ from robovision.lidar.box_files import write_boxes
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import Detector, detect, ground_level
 from robovision.lidar.detectors.files import load_detector
+from robovision.lidar.detectors.folding import fold
 from robovision.lidar.detectors.models import make_config
 from robovision.lidar.detectors.openpcdet import load_openpcdet
 from robovision.lidar.frames import Frame, read_frame, stem
@@ -45,30 +46,43 @@ class Outputs:
 
 
 def choose_detector(path: Path | None, model: str | None) -> Detector:
-    """The embedded detector, that in a file of this library, or with a model's name that in OpenPCDet's checkpoint.
+    """The embedded detector, that in a file of this library, or with a model's name that in OpenPCDet's checkpoint;
+    folded, as it is not to be trained.
 
     Raises:
         UsageError: if it can't be read, or is another model.
     """
     if path is None:
-        return load_detector(weights.find(EMBEDDED))
+        return fold(load_detector(weights.find(EMBEDDED)))
     if model is not None:
-        return load_openpcdet(path, make_config(model))
+        return fold(load_openpcdet(path, make_config(model)))
     if path.suffix != ".safetensors":
         raise UsageError(f"{path}: a checkpoint of OpenPCDet needs its model, such as --model pointpillars")
-    return load_detector(path)
+    return fold(load_detector(path))
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of several clouds."""
+
+    objects: int
+    """How many were found in all."""
+    clouds: int
+    """How many could be read."""
+    unread: tuple[str, ...]
+    """Of each of the others, its path and why."""
 
 
 def detect_files(
     detector: Detector, clouds: Sequence[Path], outputs: Outputs, out: Path, done: Callable[[int], None]
-) -> int:
-    """Detect in each cloud and write what is found; returns how many objects there are. `done` hears of each cloud.
+) -> Summary:
+    """Detect in each cloud and write what is found. `done` hears of each cloud; one that can't be read is passed over.
 
     The folder gets `boxes` (.npz, in the cloud's frame), and if the classes are KITTI's `results` (.txt, by the
     calibration beside the cloud, else a camera like KITTI's), `pictures` and `video.mp4`.
 
     Raises:
-        UsageError: if a file can't be read or written, or two clouds have the same name.
+        UsageError: if no cloud can be read, a file can't be written, or two clouds have the same name.
     """
     names = [stem(path) for path in clouds]
     if len(set(names)) < len(names):
@@ -77,19 +91,28 @@ def detect_files(
     for name in ("boxes", *(["results"] if kitti else []), *(["pictures"] if outputs.pictures else [])):
         make_folder(out / name)
     total = 0
+    unread: dict[str, str] = {}
     for count, (path, name) in enumerate(zip(clouds, names, strict=True), 1):
-        frame = find(detector, path, outputs)
+        try:
+            frame, calibration = find(detector, path, outputs), _calibration(path)
+        except UsageError as error:
+            unread[name] = str(error) if str(path) in str(error) else f"{path}: {error}"
+            done(count)
+            continue
         assert frame.detections is not None
         write_boxes(out / "boxes" / f"{name}.npz", frame.detections)
         if kitti:
-            write_objects(out / "results" / f"{name}.txt", in_image(frame.detections, _calibration(path)))
+            write_objects(out / "results" / f"{name}.txt", in_image(frame.detections, calibration))
         if outputs.pictures:
             write_picture(out / "pictures" / f"{name}.png", [frame], window=_window(detector.config))
         total += len(frame.detections)
         done(count)
-    if outputs.pictures and len(clouds) > 1:
-        write_video(out / "video.mp4", [out / "pictures" / f"{name}.png" for name in names])
-    return total
+    if len(unread) == len(clouds):
+        raise UsageError("\n".join(unread.values()))
+    drawn = [out / "pictures" / f"{name}.png" for name in names if name not in unread]
+    if outputs.pictures and len(drawn) > 1:
+        write_video(out / "video.mp4", drawn)
+    return Summary(total, len(clouds) - len(unread), tuple(unread.values()))
 
 
 def find(detector: Detector, path: Path, outputs: Outputs) -> Frame:
@@ -98,7 +121,9 @@ def find(detector: Detector, path: Path, outputs: Outputs) -> Frame:
     ground = ground_level(frame.cloud) if outputs.ground is None else outputs.ground
     grid = detector.config.grid
     lifted = frame.cloud.xyz + np.array([0, 0, detector.config.ground - ground], np.float32)
-    if not grid.holds(lifted).any():
+    if not len(lifted):
+        warnings.warn(f"{path} holds no points, so nothing is found", stacklevel=2)
+    elif not grid.holds(lifted).any():
         warnings.warn(
             f"{path}: none of {len(frame.cloud)} points lies where this detector looks, {grid.low} to {grid.high} m "
             "around the sensor, so nothing is found; are the points in metres, in the LiDAR's frame?",

@@ -33,6 +33,8 @@ KINDS: dict[str, tuple[str, tuple[float, ...], Callable[[float], Similarity]]] =
     "flip": ("", (1.0,), lambda _: Similarity(mirror=True)),
 }
 """Transformations by name: the unit of their magnitude, magnitudes, and the group element of each."""
+FLOW = "flow"
+"""The transformation that is none of a group: from a sweep to the next one, each point by its own flow."""
 OVERLAP = 0.5
 """Overlap on the ground from which a box counts as found again."""
 NOISE = 1e-10
@@ -48,7 +50,7 @@ class Answer:
     Convention:
         features: relative error of the features, 0 for an equivariant detector and about 1.4 for features that have
             nothing to do with each other.
-        boxes: how many boxes were compared.
+        boxes: how many boxes were compared; along the flow none are.
         lost: share of them that no box of the moved sweep overlaps by `OVERLAP` or more, 0..1; NaN if there is none.
         offset: mean distance in metres between the centres of those that were found again; NaN if there is none.
     """
@@ -97,6 +99,7 @@ def table(answers: Mapping[str, Sequence[Answer]]) -> str:
     """The errors of features by motion, those of detectors by name side by side, and below them those of boxes."""
     lines = _rows("features", {n: [f"{a.features:.3f}" for a in found] for n, found in answers.items()}, answers)
     boxed = {name: found for name, found in answers.items() if any(a.boxes for a in found)}
+    boxed = {name: [a for a in found if a.kind != FLOW] for name, found in boxed.items()}
     cells = {n: [f"{a.lost:.1%} {a.offset:.2f} m" for a in found] for n, found in boxed.items()}
     return "\n".join([*lines, *(["", *_rows("boxes lost, moved", cells, boxed)] if boxed else [])])
 
@@ -110,8 +113,12 @@ def _rows(title: str, cells: Mapping[str, list[str]], answers: Mapping[str, Sequ
 
 
 def _motion(answer: Answer) -> str:
-    unit = KINDS[answer.kind][0]
+    unit = _unit(answer.kind)
     return f"{answer.kind} {answer.magnitude:g} {unit}" if unit else answer.kind
+
+
+def _unit(kind: str) -> str:
+    return KINDS[kind][0] if kind in KINDS else ""
 
 
 @torch.no_grad()
@@ -123,7 +130,7 @@ def fit_normalisations(detector: Detector, sweeps: Sequence[Tensor]) -> None:
         norm.momentum = None  # the mean over all sweeps
     detector.train()
     for points in sweeps:
-        _features(detector, points)
+        sweep_features(detector, points)
     detector.eval()
 
 
@@ -141,7 +148,8 @@ class _Part:
     offsets: Tensor
 
 
-def _features(detector: Detector, points: Tensor) -> Tensor:
+def sweep_features(detector: Detector, points: Tensor) -> Tensor:
+    """The features [1, C, H, W] of one sweep [P, 3 or 4]."""
     sample = torch.zeros(len(points), dtype=torch.int64)
     return detector.features(points, sample, 1)[0]
 
@@ -158,10 +166,7 @@ def _compare(detector: Detector, points: Tensor, before: Still, element: Similar
     then, found, _ = _run(detector, moved)
     wanted, known = act_on_map(element, features, detector.config.grid)
     looked = known & occupied(moved[:, :3], detector.config, (known.shape[0], known.shape[1]))
-    there = wanted[..., looked]
-    error = (then[..., looked] - there).square().sum()
-    deviation = (there - there.mean(dim=-1, keepdim=True)).square().sum()
-    deviation = torch.where(deviation > NOISE * there.square().sum(), deviation, 0)
+    error, deviation = share(then[..., looked], wanted[..., looked])
     expected = element.boxes(boxes[scores >= score])
     expected = expected[_inside(expected, detector.config)]
     if not len(expected) or not len(found):
@@ -169,6 +174,17 @@ def _compare(detector: Detector, points: Tensor, before: Still, element: Similar
     overlap, at = bev_iou(expected, found).max(dim=1)
     again = overlap >= OVERLAP
     return _Part(error, deviation, len(expected), (expected[again, :2] - found[at[again], :2]).norm(dim=1))
+
+
+Shares = tuple[Tensor, Tensor]
+"""What one sweep adds to the square of the error and to that of the deviation which it is measured by."""
+
+
+def share(found: Tensor, wanted: Tensor) -> Shares:
+    """The squared difference of features [..., places], and the squared deviation of those wanted over the places."""
+    error = (found - wanted).square().sum()
+    deviation = (wanted - wanted.mean(dim=-1, keepdim=True)).square().sum()
+    return error, torch.where(deviation > NOISE * wanted.square().sum(), deviation, 0)
 
 
 def occupied(xyz: Tensor, config: DetectorConfig, shape: tuple[int, int]) -> Tensor:
@@ -202,26 +218,27 @@ def _plot(path: Path, answers: Mapping[str, Sequence[Answer]]) -> None:
     boxed = {n: [100 * a.lost for a in found] for n, found in answers.items() if any(a.boxes for a in found)}
     if boxed:
         quantities.append(("boxes lost, %", boxed))
-    kinds = [answer.kind for answer in next(iter(answers.values()))]
-    figure = Figure(figsize=(10, 0.6 + 2.4 * len(quantities)), layout="constrained", dpi=110)
-    axes = figure.subplots(len(quantities), len(KINDS), sharey="row", squeeze=False)
+    motions = [(answer.kind, answer.magnitude) for answer in next(iter(answers.values()))]
+    kinds = list(dict.fromkeys(kind for kind, _ in motions))
+    figure = Figure(figsize=(2.5 * len(kinds), 0.6 + 2.4 * len(quantities)), layout="constrained", dpi=110)
+    axes = figure.subplots(len(quantities), len(kinds), sharey="row", squeeze=False)
     for row, (quantity, values) in enumerate(quantities):
         axes[row, 0].set_ylabel(quantity)
-        for column, kind in enumerate(KINDS):
-            mine = [number for number, name in enumerate(kinds) if name == kind]
+        for column, kind in enumerate(kinds):
+            mine = [number for number, (name, _) in enumerate(motions) if name == kind]
             for number, name in enumerate(answers):
                 if name in values:
                     shown = [values[name][k] for k in mine]
                     axes[row, column].plot(range(len(mine)), shown, marker="o", color=f"C{number}", label=name)
-            _label(axes[row, column], kind)
+            _label(axes[row, column], kind, [motions[k][1] for k in mine])
         axes[row, 0].set_ylim(bottom=0)  # last: it fixes the top too
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     with write_atomically(path) as file:
         figure.savefig(file, format="png")
 
 
-def _label(axes: Axes, kind: str) -> None:
-    unit, magnitudes, _ = KINDS[kind]
+def _label(axes: Axes, kind: str, magnitudes: Sequence[float]) -> None:
+    unit = _unit(kind)
     axes.set_title(kind, fontsize=10)
     axes.set_xticks(range(len(magnitudes)), [f"{m:g}" if unit else "" for m in magnitudes])
     axes.set_xlabel(unit)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import dacite
@@ -20,6 +20,10 @@ KEY = "robovision.lidar.detector"
 """The entry of the header that holds the config as JSON."""
 SHOWN = 5
 """Differences that are named when weights do not fit."""
+BACKBONE = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
+"""What two models must have in common for the weights of their backbones to mean the same."""
+WHOLE = ("classes", *BACKBONE, "anchors", "roi")
+"""And for all of their weights."""
 
 
 def save_detector(path: Path, detector: Detector) -> None:
@@ -41,6 +45,27 @@ def load_detector(path: Path) -> Detector:
     detector = Detector(config)
     assign(detector, weights.load_floats(path), path)
     return detector.eval()
+
+
+def start_from(detector: Detector, path: Path) -> None:
+    """Copy the weights of a file's detector, of the same model and classes, into a detector.
+
+    Raises:
+        UsageError: as `load_detector`, and if it is another model or finds other classes, naming what differs.
+    """
+    check_same(read_config(path), detector.config, WHOLE, f"{path} holds a detector of another model or other classes")
+    assign(detector, weights.load_floats(path), path)
+
+
+def check_same(found: DetectorConfig, wanted: DetectorConfig, names: Sequence[str], fault: str) -> None:
+    """Raise UsageError, beginning with `fault`, if models differ in any of these parts, naming each that does."""
+    differing = [
+        f"{name}: {getattr(found, name)}, not {getattr(wanted, name)}"
+        for name in names
+        if getattr(found, name) != getattr(wanted, name)
+    ]
+    if differing:
+        raise UsageError(f"{fault}:\n  " + "\n  ".join(differing))
 
 
 def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from robovision.devices import Device, Precision
 from robovision.errors import UsageError
@@ -47,6 +48,19 @@ class FitOptions:
         if not self.data:
             raise UsageError("give at least one folder of sequences by --data")
         self.detector()
+
+    def resolved(self) -> Self:
+        """The same with every path absolute, and every `auto` and 0 replaced by what it means on this machine."""
+        from robovision.devices import resolve_device, resolve_precision, thread_count
+
+        device = resolve_device(self.device)
+        return dataclasses.replace(
+            self,
+            data=tuple(path.resolve() for path in self.data),
+            device=device,
+            precision=resolve_precision(self.precision, device),
+            threads=thread_count(self.threads),
+        )
 
     def check(self, positive: tuple[str, ...], not_negative: tuple[str, ...] = ()) -> None:
         """Raise UsageError unless the options of these names are so."""

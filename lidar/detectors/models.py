@@ -27,7 +27,7 @@ MODELS: dict[str, DetectorConfig] = {
         pillars=(32,),
         padding=0,
         intensity=False,
-        center=CenterOptions(48, bias=False),
+        center=CenterOptions(48, bias=False, axis=True),
         overlap=0.2,
         most=200,
         merged=(("Van", "Car"), ("Person_sitting", "Pedestrian")),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from robovision.errors import UsageError, unknown
 from robovision.lidar.detectors.augment_options import AugmentOptions
@@ -39,6 +40,10 @@ class TrainOptions(FitOptions):
         if self.start is not None and self.pretrained is not None:
             raise UsageError("--start gives a whole detector and --pretrained its backbone: give one of them")
         super().__post_init__()
+
+    def resolved(self) -> Self:
+        start, pretrained = (None if path is None else path.resolve() for path in (self.start, self.pretrained))
+        return dataclasses.replace(super().resolved(), start=start, pretrained=pretrained)
 
     def detector(self) -> DetectorConfig:
         """The detector that is trained."""

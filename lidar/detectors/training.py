@@ -5,7 +5,6 @@ Everything random depends on the seed and the step alone, so a run that was kill
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -16,12 +15,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
-from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
+from robovision.devices import make_deterministic
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
-from robovision.lidar.detectors.data import check_classes, drop_unseen, find_sequences, read_scene, take_fraction
+from robovision.lidar.detectors.data import (
+    check_classes,
+    check_within,
+    drop_unseen,
+    find_sequences,
+    read_scene,
+    take_fraction,
+)
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.files import assign, load_detector, save_detector
+from robovision.lidar.detectors.files import save_detector, start_from
 from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
@@ -40,20 +46,6 @@ Batch = tuple[Tensor, Tensor, list[Objects]]
 """Points [P, F], the sweep of each [P], and the true objects of each sweep."""
 
 
-def resolve(options: TrainOptions) -> TrainOptions:
-    """The options with every `auto` and 0 replaced by what it means on this machine."""
-    device = resolve_device(options.device)
-    return dataclasses.replace(
-        options,
-        data=tuple(path.resolve() for path in options.data),
-        start=None if options.start is None else options.start.resolve(),
-        pretrained=None if options.pretrained is None else options.pretrained.resolve(),
-        device=device,
-        precision=resolve_precision(options.precision, device),
-        threads=thread_count(options.threads),
-    )
-
-
 class Sweeps(Dataset[Batch]):
     """The batches of a training by step, each for one process."""
 
@@ -66,11 +58,15 @@ class Sweeps(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         generator = self._processes.generator(self._options.seed, step)
         numbers = draw_numbers(step, self._options.batch, len(self._clouds), self._options.seed)
-        return join([self._scene(number, generator) for number in self._processes.share(numbers)])
+        first = step * self._options.batch < len(self._clouds)
+        mine = self._processes.share(numbers)
+        batch = join([self._scene(number, generator, first) for number in mine])
+        check_within(batch[0], self._config.grid, [self._clouds[number] for number in mine])
+        return batch
 
-    def _scene(self, number: int, generator: torch.Generator) -> Scene:
+    def _scene(self, number: int, generator: torch.Generator, first: bool) -> Scene:
         options = self._options
-        scene = read_scene(self._clouds[number], self._config, options.view)
+        scene = read_scene(self._clouds[number], self._config, options.view, check=first)
         if self._pasting is not None:
             scene = self._pasting(scene, generator)
         if options.augment.hedges:
@@ -157,7 +153,7 @@ class Training:
     def _detector(self) -> Detector:
         detector = Detector(self.options.detector())
         if self.options.start is not None:
-            assign(detector, load_detector(self.options.start).state_dict(), self.options.start)
+            start_from(detector, self.options.start)
         if self.options.pretrained is not None:
             assign_backbone(detector, self.options.pretrained)
         return detector

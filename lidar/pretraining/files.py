@@ -8,15 +8,13 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.lidar.detectors.config import DetectorConfig
 from robovision.lidar.detectors.detector import Detector
-from robovision.lidar.detectors.files import SHOWN, read_description, write_described
+from robovision.lidar.detectors.files import BACKBONE, SHOWN, check_same, read_description, write_described
 from robovision.lidar.pretraining.network import Trunk
 
 FILE = "backbone.safetensors"
 """Its name in a run folder."""
 KEY = "robovision.lidar.backbone"
 """The entry of the header that holds the config as JSON."""
-SAME = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
-"""What backbones must have in common for one's weights to mean the same in the other; classes and heads may differ."""
 
 
 def save_backbone(path: Path, trunk: Trunk) -> None:
@@ -46,7 +44,7 @@ def assign_backbone(detector: Detector | Trunk, path: Path) -> None:
         UsageError: if it can't be read, is no backbone, or is another model's, naming what differs.
     """
     file, config = _read(path)
-    _check_model(config, detector.config, file)
+    check_same(config, detector.config, BACKBONE, f"{file} holds the backbone of another model")
     own = {name: value for name, value in detector.state_dict().items() if not name.startswith(("head.", "roi_head."))}
     given = weights.load_floats(file)
     faults = [f"missing: {name}" for name in own if name not in given]
@@ -71,13 +69,3 @@ def _read(path: Path) -> tuple[Path, DetectorConfig]:
         "holds no pretrained backbone; give what `robovision pretrain lidar` wrote, or a whole detector by --start"
     )
     return file, read_description(file, KEY, otherwise)
-
-
-def _check_model(found: DetectorConfig, wanted: DetectorConfig, path: Path) -> None:
-    differing = [
-        f"{name}: {getattr(found, name)}, not {getattr(wanted, name)}"
-        for name in SAME
-        if getattr(found, name) != getattr(wanted, name)
-    ]
-    if differing:
-        raise UsageError(f"{path} holds the backbone of another model:\n  " + "\n  ".join(differing))

@@ -8,27 +8,24 @@ from dataclasses import dataclass
 from typing import Literal
 
 from robovision.errors import UsageError
+from robovision.lidar.detectors.augment_options import MoveOptions
 from robovision.lidar.detectors.fit_options import FitOptions
 
 Name = Literal["contrast", "rotation", "flow", "pointcontrast", "strl", "also"]
 
 
 @dataclass(frozen=True)
-class MotionOptions:
-    """How far sweeps are moved, uniformly up to these numbers."""
+class MotionOptions(MoveOptions):
+    """How far sweeps are moved, uniformly up to these numbers; turned only where an objective turns them."""
 
+    turn: float = math.pi / 2
     shift: float = 0.2
     """Metres along each axis, either way."""
-    scale: float = 0.05
-    """Share of the size, up or down."""
-    flip: float = 0.5
-    """Chance that left and right are swapped."""
-    turn: float = math.pi / 2
-    """Radians, either way, where an objective turns sweeps."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.flip <= 1 or not 0 <= self.scale < 1 or not self.shift >= 0 or not self.turn > 0:
-            raise UsageError(f"flip and scale must be shares in 0..1, shift not negative, turn positive, got {self}")
+        super().__post_init__()
+        if not self.shift >= 0 or self.turn == 0:
+            raise UsageError(f"shift must not be negative and turn positive, got {self}")
 
 
 @dataclass(frozen=True)

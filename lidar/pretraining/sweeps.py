@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -78,13 +79,18 @@ def read_moment(place: Place, intensity: bool, pairs: bool, flow: FlowReader | N
     return Moment(points, earlier, torch.from_numpy(flow(place.before, before, now)).float())
 
 
+def flow_file(path: Path) -> Path:
+    """Where a sequence of the simulator has the flow of a sweep."""
+    return path.parent.parent / "flow" / f"{stem(path)}.npz"
+
+
 def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     """The flow beside a sweep, in the sequence's folder `flow`.
 
     Raises:
-        UsageError: if there is none, or it is of another sweep.
+        UsageError: if there is none, it is of another sweep, or not finite.
     """
-    file = path.parent.parent / "flow" / f"{stem(path)}.npz"
+    file = flow_file(path)
     if not file.is_file():
         raise UsageError(
             f"{path} has no flow {file}: give sequences of `robovision lidar simulate`, --flow estimated, or "
@@ -93,6 +99,8 @@ def read_truth(path: Path, before: PointCloud, now: PointCloud) -> Array:
     flow = read_flow(file)
     if len(flow) != len(before):
         raise UsageError(f"{file} is the flow of another sweep: of {len(flow)} points, not the {len(before)} of {path}")
+    if not np.isfinite(flow).all():
+        raise UsageError(f"{file}: the flow of {int((~np.isfinite(flow)).any(axis=1).sum())} points is not finite")
     return flow
 
 

@@ -5,7 +5,6 @@ Everything random depends on the seed and the step alone, so a run that was kill
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -17,11 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from robovision.devices import make_deterministic, resolve_device, resolve_precision, thread_count
+from robovision.devices import make_deterministic
 from robovision.encoders.checkpoints import cache_folder
 from robovision.errors import UsageError
 from robovision.files import write_atomically
-from robovision.lidar.detectors.data import find_sequences
+from robovision.lidar.detectors.data import check_within, find_sequences
 from robovision.lidar.detectors.training import draw_numbers
 from robovision.lidar.flow.cache import FlowCache
 from robovision.lidar.pretraining.files import FILE, save_backbone
@@ -39,18 +38,6 @@ from robovision.types import Metric
 GRADIENT_NORM = 10.0
 
 
-def resolve(options: PretrainOptions) -> PretrainOptions:
-    """The options with every `auto` and 0 replaced by what it means on this machine."""
-    device = resolve_device(options.device)
-    return dataclasses.replace(
-        options,
-        data=tuple(path.resolve() for path in options.data),
-        device=device,
-        precision=resolve_precision(options.precision, device),
-        threads=thread_count(options.threads),
-    )
-
-
 def flow_reader(options: PretrainOptions) -> FlowReader:
     """What tells the flow of a sweep."""
     if options.flow == "truth":
@@ -65,15 +52,19 @@ class Moments(Dataset[Batch]):
     def __init__(self, places: list[Place], model: PretrainModel, options: PretrainOptions, own: Processes) -> None:
         self._places, self._options, self._processes = places, options, own
         self._views, self._pairs = model.views, model.pairs
-        self._intensity = options.detector().intensity
+        self._intensity, self._grid = options.detector().intensity, options.detector().grid
         self._flow = flow_reader(options) if model.flow else None
 
     def __getitem__(self, step: int) -> Batch:
         options, own = self._options, self._processes
         generator = own.generator(options.seed, step)
         numbers = own.share(draw_numbers(step, options.batch, len(self._places), options.seed))
-        moments = [read_moment(self._places[n], self._intensity, self._pairs, self._flow) for n in numbers]
-        return make_batch(moments, self._views, options.motion, generator)
+        places = [self._places[n] for n in numbers]
+        moments = [read_moment(place, self._intensity, self._pairs, self._flow) for place in places]
+        batch = make_batch(moments, self._views, options.motion, generator)
+        for view in batch.views.values():
+            check_within(view.points, self._grid, [place.now for place in places])
+        return batch
 
 
 class Pretraining:

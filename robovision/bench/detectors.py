@@ -15,6 +15,7 @@ from torch.nn import functional
 from robovision.bench.timing import compare, markdown, peak_megabytes
 from robovision.devices import cpu_count
 from robovision.lidar.detectors.detector import Detector, detect
+from robovision.lidar.detectors.folding import fold
 from robovision.lidar.detectors.models import MODELS
 from robovision.lidar.detectors.sparse_backbones import VoxelEncoder
 from robovision.lidar.sensors import make_sensor
@@ -56,7 +57,7 @@ def backbones(cloud: PointCloud, rounds: int) -> str:
     config = BACKBONE
     points = torch.from_numpy(np.c_[cloud.xyz, np.zeros(len(cloud), np.float32)])
     sample = torch.zeros(len(points), dtype=torch.int64)
-    encoder = VoxelEncoder(config).eval()
+    encoder = fold(VoxelEncoder(config).eval())
     ways: dict[str, Callable[[], object]] = {
         "voxels": lambda: voxelise(points, sample, config.grid),
         "robovision, voxels and sparse backbone": lambda: encoder.stages(points, sample, 1),
@@ -84,7 +85,7 @@ def whole(cloud: PointCloud, rounds: int) -> str:
     """Every detector by name with its first weights, from points to boxes."""
     rows = []
     for name, config in DETECTORS.items():
-        detector = Detector(config).eval()
+        detector = fold(Detector(config).eval())
         call = _call(detector, cloud)
         speed = compare({name: call}, rounds)[name]
         size = sum(p.numel() for p in detector.parameters()) / 1e6
@@ -104,7 +105,7 @@ def _memory(call: Callable[[], object]) -> str:
 
 
 def _spconv() -> Callable[[Tensor, Tensor], object]:
-    """SECOND's backbone by spconv."""
+    """SECOND's backbone by spconv, whose convolutions have no bias on a CPU, so that normalisations stay apart."""
     spconv: Any = importlib.import_module("spconv.pytorch")
     plan = [
         ("subm", 4, 16, 3, 1, 1, "1"), ("subm", 16, 16, 3, 1, 1, "1"),
@@ -119,7 +120,7 @@ def _spconv() -> Callable[[Tensor, Tensor], object]:
             layers.append(spconv.SubMConv3d(width, channels, kernel, padding=padding, bias=False, indice_key=key))
         else:
             layers.append(spconv.SparseConv3d(width, channels, kernel, stride, padding, bias=False, indice_key=key))
-        layers += [nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01), nn.ReLU()]
+        layers += [nn.BatchNorm1d(channels, eps=1e-3, momentum=0.01), nn.ReLU(inplace=True)]
     net: nn.Module = spconv.SparseSequential(*layers).eval()
     grid = BACKBONE.grid
 

@@ -36,7 +36,8 @@ DETECT = """Detect objects in point clouds; write boxes, KITTI results, bird's-e
 
 Without --weights it uses the detector that the package carries, trained on simulated streets alone: cars, trucks,
 pedestrians and cyclists within 40 m, from any LiDAR that stands upright, without intensity. The ground is found in each
-cloud, so that the sensor's height does not matter. Truth beside the clouds is drawn next to what is found.
+cloud, so that the sensor's height does not matter. Truth beside the clouds is drawn next to what is found. Of several
+clouds, those that can't be read are passed over, and listed in the end; the exit status is then 2.
 
 examples:
   robovision lidar detect scan.bin
@@ -69,8 +70,8 @@ class Detect:
     """A detector that `robovision lidar train` wrote, or OpenPCDet's checkpoint; by default the embedded one."""
     model: str | None = None
     """Which model OpenPCDet's checkpoint is of: pointpillars, second, centerpoint-pillar or centerpoint-voxel."""
-    score: float = 0.3
-    """The least score of a detection."""
+    score: float = 0.4
+    """The least score of a detection; at 0.4 the embedded detector does best in simulated streets."""
     ground: float | None = None
     """Height of the ground in the clouds' frame, metres; by default found in each cloud."""
     pictures: bool = True
@@ -98,16 +99,17 @@ def _detect(options: Detect) -> int:
     detector = choose_detector(options.weights, options.model)
     outputs = Outputs(options.score, options.ground, options.pictures)
     with tqdm(total=len(clouds), desc="clouds", unit="cloud") as bar:
-        count = detect_files(detector, clouds, outputs, options.out, lambda done: move(bar, done))
-    print(f"{count} objects in {len(clouds)} cloud{'' if len(clouds) == 1 else 's'}; look into {options.out}")
-    return 0
+        found = detect_files(detector, clouds, outputs, options.out, lambda done: move(bar, done))
+    print(f"{found.objects} objects in {found.clouds} cloud{'' if found.clouds == 1 else 's'}; look into {options.out}")
+    if found.unread:
+        print(f"{len(found.unread)} of {len(clouds)} could not be read:", *found.unread, sep="\n  ", file=sys.stderr)
+    return 2 if found.unread else 0
 
 
 def _train(command: Train) -> int:
-    from robovision.lidar.detectors.training import resolve
     from robovision.processes import joined
 
-    options = resolve(command.options)
+    options = command.options.resolved()
     with joined(options.device) as processes:
         return _fit(command, options, processes)
 

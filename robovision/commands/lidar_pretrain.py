@@ -51,10 +51,9 @@ class PretrainLidar:
 
 
 def _pretrain(command: PretrainLidar) -> int:
-    from robovision.lidar.pretraining.training import resolve
     from robovision.processes import joined
 
-    options = resolve(command.options)
+    options = command.options.resolved()
     with joined(options.device) as processes:
         return _fit(command, options, processes)
 

@@ -26,8 +26,9 @@ SYMMETRY = """How detectors on point clouds answer when the scene moves: the err
 transformation (shift, turn, scale, flip) and magnitude, 0 for an equivariant detector.
 
 Several detectors, such as one trained from scratch and one that was pretrained, are drawn into one plot. Backbones that
-`robovision pretrain lidar` wrote are drawn beside the same model with random weights; they find no boxes yet. Prints a
-table; writes equivariance.csv and equivariance.png.
+`robovision pretrain lidar` wrote are drawn beside the same model with random weights; they find no boxes yet. Sweeps
+that have their flow beside them, as simulated ones have, add one more transformation, from each sweep to the next, by
+which features are carried along the flow. Prints a table; writes equivariance.csv and equivariance.png.
 
 examples:
   robovision symmetry lidar runs/streets/detector.safetensors --on streets/0000
@@ -63,15 +64,21 @@ class LidarSymmetry:
 def _measure(options: LidarSymmetry) -> int:
     from functools import partial
 
+    import torch
     from tqdm import tqdm
 
     from robovision.lidar.clouds import read_cloud
+    from robovision.lidar.detectors.data import check_within
     from robovision.lidar.detectors.equivariance import KINDS, measure, table, write_report
+    from robovision.lidar.detectors.flow_equivariance import find_pairs, measure_flow
     from robovision.lidar.frames import find_clouds
     from robovision.progress import move
 
-    clouds = [read_cloud(path) for path in find_clouds(options.on)]
+    paths = find_clouds(options.on)
+    clouds, pairs = [read_cloud(path) for path in paths], find_pairs(paths)
     detectors, backbones = _load(options)
+    for detector in (*detectors.values(), *backbones.values()):
+        check_within(torch.cat(_sweeps(detector, clouds)), detector.config.grid, paths)
     random = _random({d.config for d in backbones.values()}, clouds)
     make_folder(options.out)
     answers = {}
@@ -80,6 +87,11 @@ def _measure(options: LidarSymmetry) -> int:
         score = options.score if name in detectors else math.inf
         with tqdm(total=count, desc=name, unit="motion", leave=False) as bar:
             answers[name] = measure(detector, _sweeps(detector, clouds), score, partial(move, bar))
+        if pairs:
+            before, now = [pair.before for pair in pairs], [pair.now for pair in pairs]
+            flows = [pair.flow for pair in pairs]
+            sweeps = zip(_sweeps(detector, before), _sweeps(detector, now), flows, strict=True)
+            answers[name].append(measure_flow(detector, list(sweeps)))
     print(table(answers))
     write_report(options.out, answers)
     print(f"\nthe plot is {options.out / 'equivariance.png'}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 import sys
 import time
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from typing import Annotated
 
 import tyro
 
-from robovision.agents.config import EncoderOptions, TrainConfig
+from robovision.agents.config import TrainConfig
 from robovision.agents.reinforcement.config import RLConfig
-from robovision.commands import Command, check_resumed, check_workers, named, process_count, program, resumed_path
-from robovision.encoders.names import ENCODERS
+from robovision.commands import Command, check_resumed, check_workers, process_count, program, resumed_path
+from robovision.commands.encoder_choice import choose, spell_out
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 from robovision.types import Metric
@@ -34,7 +33,8 @@ examples:
   robovision train --encoder.name vit-tiny-sim
   robovision train --encoder strek
   robovision train --resume runs/hammer
-  robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder clip-vit-b16 --optimisation.lr 1e-4
+  robovision train --data demos/hammer --history 3 --optimisation.clip 8 --encoder clip-vit-b16 \\
+    --optimisation.pretrained-lr 1e-4
   torchrun --nproc-per-node 4 -m robovision.cli train --out runs/hammer --optimisation.batch 256"""
 
 EVALUATE = """Play episodes with a trained policy and say how often it succeeds, with a 95 % interval.
@@ -168,19 +168,13 @@ def _show(metrics: Sequence[Metric]) -> None:
 
 
 def _defaults(arguments: Sequence[str]) -> Train:
-    """The defaults of `train`: with --resume, those of the run; no adapter where it is no ViT, such as nat-mini."""
+    """The defaults of `train`: with --resume, those of the run, else those that fit the encoder that is named."""
     path = resumed_path(arguments)
     if path is not None:
         return Train(config=Run.open(path).config(TrainConfig), resume=path)
-    name = named(arguments, "--encoder.name")
-    if name == "strek":
-        return Train(config=TrainConfig(encoder=EncoderOptions("strek", adapter="none", train="frozen")))
-    spec = ENCODERS.get(name) if name is not None else None
-    if name is not None and spec is not None and not spec.is_vit and not spec.needs_weights:
-        env = TrainConfig().env
-        large = dataclasses.replace(env, size=max(env.size, spec.smallest))
-        return Train(config=TrainConfig(encoder=EncoderOptions(name, adapter="none"), env=large))
-    return Train()
+    usual = TrainConfig()
+    encoder, env = choose(arguments, usual.encoder, usual.env)
+    return Train(config=dataclasses.replace(usual, encoder=encoder, env=env))
 
 
 def _evaluation_name(options: Evaluate) -> str:
@@ -225,7 +219,7 @@ def _summary(path: Path, metrics: dict[str, str], seconds: float) -> str:
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
-    full = [re.sub(r"^--encoder(?=$|=)", "--encoder.name", argument) for argument in arguments]
+    full = spell_out(arguments)
     return full, _defaults(full)
 
 

@@ -102,6 +102,7 @@ def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
 
     began = time.monotonic()
     path = options.resume or options.out or Path("runs") / f"mae-{job.config.encoder}-seed{job.config.seed}"
+    folder = _folder(job)
     if options.resume is None and processes.leads:
         Run.create(path, "pretrain mae", job, disk_space(job))
     processes.wait()
@@ -112,7 +113,7 @@ def _pretrain(options: Mae, job: MaeJob, processes: Processes) -> int:
         check_resumed(changed, options.out)
     try:
         with run.lock() if processes.leads else contextlib.nullcontext():
-            pictures = _pictures(job, run, options.workers, processes)
+            pictures = _frames(job, run, options.workers, processes) if folder is None else folder
             if processes.leads:
                 print(_plan(job, run.path, len(pictures), processes.count))
             metrics = Pretraining(run, job.config, pictures, processes).execute()
@@ -133,17 +134,22 @@ def disk_space(job: MaeJob) -> int:
     return frames + CHECKPOINTS_HELD * 3 * 4 * parameters + 10_000_000
 
 
-def _pictures(job: MaeJob, run: Run, workers: int, processes: Processes) -> Pictures:
-    """The folder's images, or the frames, which the first process renders."""
+def _folder(job: MaeJob) -> Pictures | None:
+    """The images of the folder that is named, if any; looked at before there is a run, which a refusal would leave."""
+    from robovision.encoders.pictures import Folder
+
+    return None if job.images is None else Folder(job.images, max(job.config.sizes))
+
+
+def _frames(job: MaeJob, run: Run, workers: int, processes: Processes) -> Pictures:
+    """The rendered frames; the first process renders those that are missing."""
     from tqdm import tqdm
 
     from robovision.devices import cpu_count
-    from robovision.encoders.pictures import Folder, Frames
+    from robovision.encoders.pictures import Frames
     from robovision.envs.frames import load, render
     from robovision.progress import move
 
-    if job.images is not None:
-        return Folder(job.images, max(job.config.sizes))
     store = job.store or run.path / "frames"
     if processes.leads:
         with tqdm(total=job.frames.shards * SHARD, desc="frames", unit="frame") as bar:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +14,7 @@ import tyro
 
 from robovision.agents.reinforcement.config import RLConfig
 from robovision.commands import Command, check_resumed, program, resumed_path
+from robovision.commands.encoder_choice import choose, spell_out
 from robovision.errors import UsageError
 from robovision.run import Run, differences
 
@@ -26,6 +29,7 @@ examples:
   robovision rl --task dmc/cartpole-swingup --env.frame-skip 8
   robovision rl --task lidar/navigate --env.observe lidar proprioception --lidar.model room
   robovision rl --task dmc/reacher-easy --keypoints.method strek
+  robovision rl --encoder cnn
   robovision rl --algorithm td3 --options policy_delay=3 --out runs/td3
   robovision rl --resume runs/td3
   robovision evaluate runs/td3 --episodes 100"""
@@ -89,9 +93,18 @@ def _plan(config: RLConfig, path: Path) -> str:
 
 
 def _prepare(arguments: list[str]) -> tuple[list[str], Reinforce]:
-    """The defaults: with --resume, those of the run."""
+    full = spell_out(arguments)
+    return full, _defaults(full)
+
+
+def _defaults(arguments: Sequence[str]) -> Reinforce:
+    """The defaults of `rl`: with --resume, those of the run, else those that fit the encoder that is named."""
     path = resumed_path(arguments)
-    return arguments, Reinforce() if path is None else Reinforce(config=Run.open(path).config(RLConfig), resume=path)
+    if path is not None:
+        return Reinforce(config=Run.open(path).config(RLConfig), resume=path)
+    usual = RLConfig()
+    encoder, env = choose(arguments, usual.encoder, usual.env)
+    return Reinforce(config=dataclasses.replace(usual, encoder=encoder, env=env))
 
 
 COMMANDS = {"rl": Command(Reinforce, RL, _rl, _prepare)}

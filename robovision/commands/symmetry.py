@@ -33,7 +33,8 @@ turns, zooms and a flip, or in space; from an image to one of the same size, EQ-
 count the whole image, border included, where zero padding breaks a shift; EQ-T and EQ-R leave the border out.
 
 examples:
-  robovision symmetry vit-tiny
+  robovision symmetry
+  robovision symmetry vit-small
   robovision symmetry dinov2-vit-s14 --on photo.jpg --out dinov2
   robovision symmetry runs/hammer
   robovision symmetry my_package.models:make_unet --size 128
@@ -53,7 +54,7 @@ POINTS = 2048
 class Symmetry:
     """The options of `robovision symmetry`."""
 
-    model: tyro.conf.Positional[str]
+    model: tyro.conf.Positional[str] = "vit-tiny-sim"
     """A name, the folder of a training run, or package.module:name."""
     on: Annotated[Path | None, tyro.conf.arg(aliases=("--image",))] = None
     """An image or a point cloud; by default a frame of the task, for a name one of metaworld/drawer-open."""
@@ -200,18 +201,15 @@ def _canvas(options: Symmetry, task: str, side: int) -> Tensor:
 def _named(options: Symmetry) -> tuple[Encoder, int]:
     """The encoder of this name with its weights, and the size."""
     from robovision.encoders.build import build
-    from robovision.encoders.checkpoints import find_weights, load_pretrained
+    from robovision.encoders.checkpoints import load_encoder
 
     spec = find_spec(options.model)
     size = SIZE if options.size is None else options.size
     check_image_size(options.model, size, "--size")
-    path = find_weights(options.model) if spec.needs_weights and options.weights is None else options.weights
-    encoder = build(options.model, size)
-    if path is None:
-        print(f"{options.model} has random weights")
-    else:
-        load_pretrained(encoder, path)
-    return encoder, size
+    if options.weights is not None or spec.needs_weights:
+        return load_encoder(options.model, size, file=options.weights), size
+    print(f"{options.model} has random weights")
+    return build(options.model, size), size
 
 
 def _from_name(options: Symmetry, plain: ViT, size: int) -> tuple[dict[str, ViT], int, str]:

@@ -132,5 +132,10 @@ def adapter_parameters(encoder: Encoder) -> Iterator[nn.Parameter]:
     return (parameter for name, parameter in encoder.named_parameters() if is_adapter(name))
 
 
+def pretrained_parameters(encoder: Encoder) -> Iterator[nn.Parameter]:
+    """The parameters that a checkpoint fills: all but an adapter's."""
+    return (parameter for name, parameter in encoder.named_parameters() if not is_adapter(name))
+
+
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     return nn.Linear(inputs, outputs, bias=False)

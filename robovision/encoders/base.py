@@ -25,6 +25,9 @@ CLIP = Normalisation((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.2613025
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
 class Features(NamedTuple):
     """What an encoder makes of a batch of images.
 
@@ -117,18 +120,21 @@ def check_images(images: object) -> None:
     """
     if not isinstance(images, Tensor):
         raise ValueError(f"images must be a torch tensor, got {type(images).__name__}: use torch.as_tensor(images)")
-    if images.layout != torch.strided:
-        raise ValueError(f"images must be dense, got layout {images.layout}: use images.to_dense()")
+    if images.is_nested or images.layout != torch.strided:
+        kind = "nested" if images.is_nested else f"layout {images.layout}"
+        remedy = "torch.nested.to_padded_tensor(images, 0)" if images.is_nested else "images.to_dense()"
+        raise ValueError(f"images must be dense, got {kind}: use {remedy}")
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [B, 3, H, W], got {list(images.shape)}{_shape_hint(images)}")
     if 0 in images.shape:
         raise ValueError(f"images must not be empty, got {list(images.shape)}")
     if images.dtype == torch.uint8:
         return
-    if not images.is_floating_point():
-        raise ValueError(
-            f"images must be uint8 or floating point, got {images.dtype}: for numbers in 0..255, images.to(torch.uint8)"
-        )
+    if images.dtype not in FLOATS:
+        remedy = "images.float()" if images.is_floating_point() else "for numbers in 0..255, images.to(torch.uint8)"
+        raise ValueError(f"images must be uint8 or floating point of 16 bits or more, got {images.dtype}: {remedy}")
+    if images.is_meta:
+        return
     low, high = (float(value) for value in images.detach().aminmax())
     if not math.isfinite(low) or not math.isfinite(high):
         raise ValueError(f"images hold NaN or infinite numbers: {int((~images.isfinite()).sum())} of {images.numel()}")

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from robovision.encoders.base import Encoder
+    from robovision.encoders.names import Adapter
 
+DEFAULT = "vit-tiny-sim"
+"""The encoder that is loaded if none is named: it comes with the package."""
 HUB_FILES = (
     "model.safetensors",
     "open_clip_model.safetensors",
@@ -113,13 +116,37 @@ def _has_no_such_file(error: Exception) -> bool:
     return isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError)
 
 
-def load_pretrained(encoder: Encoder, path: Path) -> str:
-    """Fill an encoder from a checkpoint file; an adapter keeps its initial weights. Returns the format's name.
+def load_encoder(
+    name: str = DEFAULT, image_size: int = 64, adapter: Adapter = "none", file: Path | None = None
+) -> Encoder:
+    """A pretrained encoder in evaluation, ready to look at images.
 
-    The position embedding is resized to the encoder's grid.
+    Args:
+        name: one of `robovision weights list`.
+        image_size: side in pixels of the images that it is for; its position embedding is resized to them.
+        adapter: what `build` adds to it, such as `coin`; its gate is shut unless the file holds trained weights of it.
+        file: its weights in any published format; by default those that the package carries or that were fetched.
 
     Raises:
-        UsageError: for an unreadable or unsafe file; naming every missing, unexpected and misshapen tensor.
+        UsageError: for an unknown name, a size or an adapter that does not fit; as `find_weights` and `load_pretrained`
+            do.
+    """
+    from robovision.encoders.build import build
+
+    encoder = build(name, image_size, adapter, pretrained=True)
+    load_pretrained(encoder, find_weights(name) if file is None else file)
+    return encoder.eval()
+
+
+def load_pretrained(encoder: Encoder, path: Path) -> str:
+    """Fill an encoder from a checkpoint file. Returns the format's name.
+
+    An adapter of which the file holds nothing keeps its initial weights. The position embedding is resized to the
+    encoder's grid.
+
+    Raises:
+        UsageError: for an unreadable or unsafe file, and for numbers that are not finite; naming every missing,
+            unexpected and misshapen tensor.
     """
     from robovision.encoders.adapters import is_adapter
     from robovision.encoders.formats import detect, translate
@@ -130,7 +157,11 @@ def load_pretrained(encoder: Encoder, path: Path) -> str:
     if known is not None:
         tensors = translate(known, tensors)
     title = known.title if known else "a format that is not known"
-    own = {name: value for name, value in encoder.state_dict().items() if is_adapter(name)}
+    for name in encoder.state_dict().keys() & tensors.keys():
+        if not tensors[name].isfinite().all():
+            raise UsageError(f"{path}: {name} holds numbers that are NaN or infinite")
+    adapted = any(is_adapter(name) for name in tensors)
+    own = {name: value for name, value in encoder.state_dict().items() if is_adapter(name) and not adapted}
     weights.assign(encoder, {**_resized(encoder, tensors), **own}, f"{path} ({title})")
     return title
 
@@ -143,7 +174,7 @@ def _resized(encoder: Encoder, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     if not isinstance(encoder, ViT) or positions is None or positions.ndim != 3:
         return tensors
     side = round((positions.shape[1] - 1) ** 0.5)
-    if side * side != positions.shape[1] - 1:
+    if side == 0 or side * side != positions.shape[1] - 1:
         return tensors
     wanted = (encoder.side, encoder.side)
     return {**tensors, "pos_embed": resize_positions(positions, (side, side), wanted, encoder.style.antialias)}

@@ -46,14 +46,23 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            start = file.read(100)
     except OSError as error:
         raise UsageError(f"there is no weight file {path}: {error.strerror}") from None
+    _check_content(path, start)
     if start[8:9] == b"{":
         return weights.load(path)
     if start[:2] == b"PK" and _is_torchscript(path):
         return _read_torchscript(path)
     return _read_pickle(path)
+
+
+def _check_content(path: Path, start: bytes) -> None:
+    """Raise UsageError for what often comes in a checkpoint's place."""
+    if start.startswith(b"version https://git-lfs"):
+        raise UsageError(f"{path} is a pointer of Git LFS and not the file itself: git lfs pull brings it")
+    if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<html lan"):
+        raise UsageError(f"{path} is a web page and no checkpoint: save what its download link leads to")
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

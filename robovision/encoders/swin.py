@@ -56,23 +56,23 @@ class WindowAttention(nn.Module):
     def forward(self, maps: Tensor, shift: int) -> Tensor:
         """What each token sees of its window; windows begin `shift` tokens before the corner."""
         rows, columns = maps.shape[1:3]
-        padded = functional.pad(maps, (0, 0, 0, -columns % self.window, 0, -rows % self.window))
+        padded = _pad(maps, -rows % self.window, -columns % self.window)
         height, width = padded.shape[1:3]
         shift = shift if min(rows, columns) > self.window else 0
-        windows = self._cut(padded.roll((-shift, -shift), (1, 2)))
+        windows = self._cut(_roll(padded, -shift))
         seen = self._attend(windows, self._mask(height, width, shift, maps))
-        whole = self._join(seen, height, width).roll((shift, shift), (1, 2))
+        whole = _roll(self._join(seen, height, width), shift)
         return whole[:, :rows, :columns]
 
     def _attend(self, windows: Tensor, mask: Tensor) -> Tensor:
         """Windows [B, windows, N, D] with a mask [windows or 1, 1, N, N] over which the bias comes."""
         b, count, n, d = windows.shape
-        q, k, v = self.qkv(windows).view(b, count, n, 3, self.heads, -1).permute(3, 0, 1, 4, 2, 5)
-        bias = self.bias[self.offsets].permute(2, 0, 1)
-        whole = (bias + mask).expand(count, -1, -1, -1).flatten(0, 1)[None]
-        q, k, v = (x.reshape(b, count * self.heads, n, -1) for x in (q, k, v))
+        q, k, v = self.qkv(windows).view(b * count, n, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        whole = self.bias[self.offsets].permute(2, 0, 1) + mask
+        if len(mask) > 1:
+            whole = whole.expand(b, -1, -1, -1, -1).flatten(0, 1)
         seen = functional.scaled_dot_product_attention(q, k, v, whole)
-        return self.proj(seen.view(b, count, self.heads, n, -1).transpose(2, 3).reshape(b, count, n, d))  # type: ignore[no-any-return]
+        return self.proj(seen.transpose(1, 2).reshape(b, count, n, d))  # type: ignore[no-any-return]
 
     def _mask(self, height: int, width: int, shift: int, maps: Tensor) -> Tensor:
         """-inf between tokens that were brought together from opposite borders, [windows, 1, N, N]; 0 unshifted."""
@@ -141,7 +141,7 @@ class Merge(nn.Module):
         self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.pad(x, (0, 0, 0, x.shape[2] % 2, 0, x.shape[1] % 2))
+        x = _pad(x, x.shape[1] % 2, x.shape[2] % 2)
         corners = [x[:, down::2, right::2] for right in (0, 1) for down in (0, 1)]
         return self.reduction(self.norm(torch.cat(corners, dim=-1)))  # type: ignore[no-any-return]
 
@@ -192,6 +192,16 @@ class Swin(Encoder):
         """Cells of the last map that a cell sees to each side: in each block those of a window but one."""
         pixels = sum(depth * (self.size.window - 1) * (PATCH << k) for k, depth in enumerate(self.size.depths))
         return -(-pixels // self.stride)
+
+
+def _pad(maps: Tensor, below: int, right: int) -> Tensor:
+    """Maps [B, H, W, D] with so many rows and columns of zeros added; the same ones, not a copy, without any."""
+    return functional.pad(maps, (0, 0, 0, right, 0, below)) if below or right else maps
+
+
+def _roll(maps: Tensor, by: int) -> Tensor:
+    """Maps [B, H, W, D] shifted around by so many rows and columns; the same ones, not a copy, by none."""
+    return maps.roll((by, by), (1, 2)) if by else maps
 
 
 def _offsets(window: int) -> Tensor:

@@ -99,8 +99,8 @@ class Attention(nn.Module):
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention. On the CPU always in float32: the fused kernel's backward is 5x slower in bfloat16."""
-    if q.device.type != "cpu":
+    """Softmax attention. What learns on a CPU does so in float32: in bfloat16 the fused kernel's backward takes 5x."""
+    if q.device.type != "cpu" or not (torch.is_grad_enabled() and q.requires_grad):
         return functional.scaled_dot_product_attention(q, k, v)
     with torch.autocast("cpu", enabled=False):
         full = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
