@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import os
@@ -18,6 +19,7 @@ from PIL import Image
 from robovision import keypoints
 from robovision.cli import main
 from robovision.errors import UsageError
+from robovision.files import cannot_write
 from robovision.keypoints import hloc, pipeline, posed, sources
 from robovision.keypoints.colmap import pairs
 from robovision.keypoints.drawing import MatchPicture, write_picture
@@ -169,6 +171,45 @@ def test_an_interrupted_extraction_goes_on(
     assert len(extracted) == 4
     assert "new.png" in hloc.names(out)
     assert main([*arguments, "--num-keypoints", "7"]) == 2
+
+
+def test_a_full_disk_ends_an_extraction_and_loses_nothing(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out" / "features.h5"
+    arguments = ["keypoints", "extract", str(photographs), "--extractor", "orb", "--out", str(out)]
+    add = hloc.Store.add
+    added: list[str] = []
+
+    def full(store: hloc.Store, name: str, found: Keypoints) -> None:
+        if len(added) == 2:
+            raise cannot_write(out, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        add(store, name, found)
+        added.append(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hloc.Store, "add", full)
+        assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.count("No space left") == 1
+    assert "could not be read" not in said
+    assert main(arguments) == 1
+    assert hloc.names(out) == GOOD
+
+
+def test_an_error_of_hdf5_is_told_as_the_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = hloc.Store(tmp_path / "features.h5", {})
+    store.add("a.png", Keypoints(np.zeros((1, 2)), (5, 5), np.ones(1)))
+
+    def full(*_: object) -> None:
+        raise OSError("Can't close file (time = Monday\n, errno = 28, error message = 'No space left on device')")
+
+    with monkeypatch.context() as patch, pytest.raises(UsageError, match=r"h5: No space left on device; free some"):
+        patch.setattr(hloc, "_write", full)
+        store.pack()
+    assert [path.name for path in tmp_path.iterdir()] == [".features.h5.parts"]
+    hloc.Store(tmp_path / "features.h5", {}).pack()
+    assert hloc.names(tmp_path / "features.h5") == ["a.png"]
 
 
 def test_files_that_are_no_features_are_refused(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -82,7 +84,7 @@ class Store:
                         _write(file, part)
                 partial.replace(self.path)
             except OSError as error:
-                raise cannot_write(self.path, error) from error
+                raise cannot_write(self.path, _of_the_system(error)) from error
             finally:
                 partial.unlink(missing_ok=True)
         shutil.rmtree(self._parts)
@@ -134,6 +136,12 @@ def read(path: Path, wanted: Iterable[str] | None = None) -> Iterator[tuple[str,
             if name not in file:
                 raise UsageError(f"{path} has no keypoints of {name}")
             yield name, _keypoints(file[name])
+
+
+def _of_the_system(error: OSError) -> OSError:
+    """The system's error that one of HDF5 names in its long text, if it does."""
+    number = re.search(r"errno = (\d+)", str(error))
+    return error if number is None else OSError(int(number[1]), os.strerror(int(number[1])))
 
 
 def _open(path: Path) -> Any:

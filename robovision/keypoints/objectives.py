@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.pairs import Pairs, transform, transform_directions
+from robovision.keypoints.places import misplacement
 from robovision.keypoints.sampling import Draws, Rewards, draw, repeatability_reward
 from robovision.keypoints.strek_config import SamplingOptions
 
@@ -57,13 +58,16 @@ def judge(
 
 
 class Repeatability:
-    """The objective of the detector: policy gradient of the repeatability, and the orientation's consistency.
+    """The objective of the detector: policy gradient of the repeatability, the orientation's consistency, and places.
 
     Each draw's gradient is averaged over all pixels that it could have chosen, not taken at the one that it chose: the
     same in the mean, with less noise (Ciosek and Whiteson, "Expected policy gradients", AAAI 2018).
 
     The mean reward is taken off: while it is negative, it would raise what is probable already, and the policy
     collapses to a few points.
+
+    The reward moves whole pixels. What is used later is the mean of the policy around a maximum, which has a gradient
+    of its own: how far it lies from its counterpart.
     """
 
     def __init__(self, detector: Detector, options: SamplingOptions, half: bool = False) -> None:
@@ -87,14 +91,16 @@ class Repeatability:
         mean = (weight * everywhere.values).sum() / weight.sum().clamp(min=1e-6)
         policy = -(weight * (everywhere.values - mean) * draws.log_policy).sum() / weight.sum().clamp(min=1e-6)
         turning = self._orientation(detection, draws, points, rewards, homographies)
+        apart = misplacement(detection.logits, pairs.homographies, margin, self._options.within)
         judged = rewards.judged.sum().clamp(min=1)
         numbers = {"reward": float(rewards.values.sum() / judged)}
         numbers |= {
             "repeatability": float(rewards.matched.sum() / judged),
             "orientation": float(turning.detach()),
+            "misplacement": float(apart.detach()),
             "points": float(draws.drawn.sum(1).float().mean()),
         }
-        return policy + turning, numbers
+        return policy + turning + self._options.localisation * apart, numbers
 
     def _orientation(
         self, detection: Detection, draws: Draws, points: Points, rewards: Rewards, homographies: Tensor

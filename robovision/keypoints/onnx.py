@@ -14,8 +14,9 @@ from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.keypoints.description import Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
+from robovision.keypoints.places import REACH, refine
 from robovision.keypoints.sampling import local_maxima
-from robovision.keypoints.strek import REACH, ExtractorOptions, Strek, refine
+from robovision.keypoints.strek import ExtractorOptions, Strek
 
 OPSET = 20
 INPUT = "image"

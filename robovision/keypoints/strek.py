@@ -14,14 +14,11 @@ from robovision import weights
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
-from robovision.keypoints.sampling import disc, local_maxima
+from robovision.keypoints.places import REACH, refine
+from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.types import Array, Keypoints
 
-TEMPERATURE = 0.05
-"""Of the policy, as trained."""
-REACH = 3
-"""Pixels around a maximum whose mean, under the policy, is the keypoint's place."""
 SCALES = 1.0, 0.707, 0.5
 """Of the image in the multi-scale mode."""
 SMALLEST = 128
@@ -163,21 +160,6 @@ class Strek:
             for places, turns in zip(torch.split(xy, AT_ONCE), torch.split(directions, AT_ONCE), strict=True)
         ]
         return torch.cat(described)
-
-
-def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Sub-pixel offsets (x, y) [N, 2] of maxima of a map [H, W], and their uncertainty [N] in pixels.
-
-    The policy, a softmax at TEMPERATURE, has its mean there within REACH of the maximum; the uncertainty is the
-    standard deviation about it, the root of the covariance's mean eigenvalue. A disc of pixels turns with the map, so
-    the offsets do. Maxima must be REACH away from the map's edge.
-    """
-    down, right = disc(REACH)
-    policy = torch.softmax(logits[rows[:, None] + down, columns[:, None] + right] / TEMPERATURE, dim=1)
-    places = torch.stack([right, down], 1).to(logits)
-    offset = policy @ places
-    variance = (policy @ places.square() - offset.square()).mean(1)
-    return offset, variance.clamp(min=1e-8).sqrt()
 
 
 def _resize(pixels: Tensor, scale: float) -> Tensor:

@@ -39,7 +39,7 @@ class DetectorOptions:
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """How keypoints are drawn and rewarded in training."""
+    """How keypoints are drawn, rewarded and placed in training."""
 
     sampler: Sampler = "sequential"
     """sequential: one after the other from the whole map, as in the paper; grid: one in each cell, as in DISK;
@@ -58,6 +58,9 @@ class SamplingOptions:
     """Pixels."""
     penalty: float = 0.25
     """Subtracted for a point without a counterpart."""
+    localisation: float = 0.0
+    """Weight, beside the reward, of the distance in pixels between places and their counterparts; the model card says
+    what 1 gains and loses."""
 
     def __post_init__(self) -> None:
         for name in ("temperature", "radius", "most", "within"):
@@ -65,8 +68,9 @@ class SamplingOptions:
                 raise UsageError(f"{name} must be positive, got {getattr(self, name)}")
         if not 0 <= self.remaining < 1:
             raise UsageError(f"remaining must be in 0..1, below 1, got {self.remaining}")
-        if not self.penalty >= 0:
-            raise UsageError(f"penalty must not be negative, got {self.penalty}")
+        for name in ("penalty", "localisation"):
+            if not getattr(self, name) >= 0:
+                raise UsageError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -95,15 +95,21 @@ class Training:
         half = _half(self.module.state_dict())
         checksum = weights.save(self.run.path / f"{self.config.part}.safetensors", half)
         if self.config.detector_weights is not None:
-            checksum = self._join(self.config.detector_weights, half)
+            descriptor = self.run.path / "descriptor.safetensors"
+            checksum = join(self.config.detector_weights, descriptor, self.run.path / "strek.safetensors")
         self.run.write_results(metrics, {"steps": self._steps.step, "sha256": checksum})
         return metrics
 
-    def _join(self, detector: Path, descriptor: dict[str, Tensor]) -> str:
-        """Write strek.safetensors, both networks in one file, for `Strek.load`; returns its checksum."""
-        parts = {"detector": _half(weights.load_floats(detector)), "descriptor": descriptor}
-        both = {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-        return weights.save(self.run.path / "strek.safetensors", both)
+
+def join(detector: Path, descriptor: Path, out: Path) -> str:
+    """Write both networks into one file for `Strek.load`, half precision; returns its checksum.
+
+    Raises:
+        UsageError: if one can't be read, or the file not be written.
+    """
+    parts = {"detector": detector, "descriptor": descriptor}
+    both = {f"{part}.{k}": v for part, path in parts.items() for k, v in _half(weights.load_floats(path)).items()}
+    return weights.save(out, both)
 
 
 def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
