@@ -18,12 +18,14 @@ from robovision.lidar.detectors.models import make_config
 from robovision.types import PointCloud
 from tests.lidar_scenes import ANCHORED, AXES, CENTER, RESIDUAL, SECOND, TWO_STAGES, scene
 
-
-@pytest.mark.parametrize(
+each_kind = pytest.mark.parametrize(
     "config",
     [CENTER, AXES, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
     ids=["center", "axes", "anchors", "second", "residual", "two stages"],
 )
+
+
+@each_kind
 def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     torch.manual_seed(0)
     detector = Detector(config)
@@ -44,11 +46,7 @@ def test_every_detector_has_gradients(config: DetectorConfig) -> None:
     assert (half - before).abs() < 0.1 * before
 
 
-@pytest.mark.parametrize(
-    "config",
-    [CENTER, AXES, ANCHORED, SECOND, RESIDUAL, TWO_STAGES],
-    ids=["center", "axes", "anchors", "second", "residual", "two stages"],
-)
+@each_kind
 def test_a_folded_detector_sees_the_same(config: DetectorConfig) -> None:
     torch.manual_seed(0)
     detector = Detector(config)

@@ -32,16 +32,22 @@ def fold(network: Module) -> Module:
         raise ValueError("only a network in evaluation mode can be folded; call eval() first")
     folded = copy.deepcopy(network).requires_grad_(False)
     for module in list(folded.modules()):
-        for (name, first), (after, second) in itertools.pairwise(list(module.named_children())):
-            if isinstance(second, nn.BatchNorm1d | nn.BatchNorm2d):
-                _absorb(first, second)
-                setattr(module, after, nn.Identity())
-            elif isinstance(first, nn.ZeroPad2d) and isinstance(second, nn.Conv2d):
-                second.padding = (first.padding[2], first.padding[0])
-                setattr(module, name, nn.Identity())
-            elif isinstance(second, nn.ReLU):
-                second.inplace = True
+        for neighbours in itertools.pairwise(list(module.named_children())):
+            _join(module, *neighbours)
     return folded
+
+
+def _join(parent: nn.Module, before: tuple[str, nn.Module], after: tuple[str, nn.Module]) -> None:
+    """Fold one of two layers, by their names in `parent`, into the other where that is possible."""
+    (name, first), (next_name, second) = before, after
+    if isinstance(second, nn.BatchNorm1d | nn.BatchNorm2d):
+        _absorb(first, second)
+        setattr(parent, next_name, nn.Identity())
+    elif isinstance(first, nn.ZeroPad2d) and isinstance(second, nn.Conv2d):
+        second.padding = (first.padding[2], first.padding[0])
+        setattr(parent, name, nn.Identity())
+    elif isinstance(second, nn.ReLU):
+        second.inplace = True
 
 
 def _absorb(layer: nn.Module, norm: nn.BatchNorm1d | nn.BatchNorm2d) -> None:
