@@ -7,6 +7,7 @@ import functools
 import itertools
 import os
 import sqlite3
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,14 @@ def test_match_draws_what_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "agree on an essential matrix" in capsys.readouterr().out
     assert main([*arguments, "--model", "essential"]) == 2
     assert main(["keypoints", "match", str(first), str(tmp_path / "none.png")]) == 2
+
+
+def test_match_without_opencv_says_so_before_it_reads_an_image(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    assert main(["keypoints", "match", str(tmp_path / "none.png"), str(tmp_path / "nor.png")]) == 2
+    assert "pip install 'robovision[keypoints]'" in capsys.readouterr().err
 
 
 def test_a_picture_of_no_matches_and_of_wide_images(tmp_path: Path) -> None:

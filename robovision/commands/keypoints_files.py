@@ -198,8 +198,10 @@ def _match(options: Match) -> int:
     from robovision.keypoints.drawing import MatchPicture, write_picture
     from robovision.keypoints.geometry import VerifyOptions, centred_camera, verify
     from robovision.keypoints.matching import MatchOptions, match
+    from robovision.keypoints.opencv import import_cv2
     from robovision.keypoints.pixels import read_grey
 
+    import_cv2()  # which verifies at the end: said before anything is computed
     extractor = extractors.load(options.extractor, options.num_keypoints)
     images = read_grey(options.first), read_grey(options.second)
     found = [extractor.extract(image) for image in images]
