@@ -107,7 +107,8 @@ class HeightField:
         horizon = (heights / far.clamp(min=1e-6)).cummax(dim=1).values
         tangent = elevations.clamp(-STEEPEST, STEEPEST).tan().expand(len(horizon), -1).contiguous()
         after = torch.searchsorted(horizon, tangent)
-        never = after.remainder(LOOKS) == 0  # none of the ground is so high, or the fan starts below it
+        # None of the ground is so high, or the fan starts below it.
+        never = (tangent > horizon[:, -1:]).logical_or_(tangent <= horizon[:, :1])
         # Between two places at first a straight line, from which the ray's own look at the ground then differs little.
         steep = heights.diff(dim=1) / far.diff()
         apart = heights[:, :-1] - steep * far[:-1]
