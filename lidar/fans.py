@@ -84,15 +84,12 @@ class _Pairs:
 
     @classmethod
     def of(cls, worlds: Sequence[Primitives], fans: Fans) -> _Pairs:
-        parts = torch.arange(len(fans.origin), device=fans.origin.device).tensor_split(len(worlds))
-        fan, index = torch.cat([_near(w, fans, part) for w, part in zip(worlds, parts, strict=True)], dim=1)
-        sizes = [len(part) for part in parts]
-        first = torch.arange(len(worlds), device=fan.device).repeat_interleave(torch.tensor(sizes, device=fan.device))
-        shape = index + len(worlds[0]) * first.index_select(0, fan)
         kind, center, rotation, size = (
             torch.cat([getattr(w, n) for w in worlds]) for n in ("kind", "center", "rotation", "size")
         )
         world = Primitives(kind, center, rotation, size)
+        fan, shape = _near(world, fans, len(worlds))
+        index = shape.remainder(len(worlds[0]))
         turn = world.rotation.view(-1, 9).T.index_select(1, shape).view(3, 3, -1)
         ways = torch.stack([fans.origin.T, fans.ahead.T, fans.up.T]).view(9, -1).index_select(1, fan).view(3, 3, -1)
         ways[0] -= world.center.T.index_select(1, shape)
@@ -188,43 +185,48 @@ def _keep_pages() -> None:
     torch.empty(31 << 20, dtype=torch.uint8)
 
 
-def _near(shapes: Primitives, fans: Fans, part: Tensor) -> Tensor:
-    """Fans of a part, consecutive [K], and shapes whose spheres come near them: [2, N]."""
-    origin, ahead, up = (values[part] for values in (fans.origin, fans.ahead, fans.up))
-    middle = origin.mean(dim=0)  # about it numbers stay small
+def _near(shapes: Primitives, fans: Fans, times: int) -> tuple[Tensor, Tensor]:
+    """Fans, and shapes whose spheres come near them, [N] each; the shapes are given at T times, one after the other."""
+    device = fans.origin.device
+    parts = torch.arange(len(fans.origin), device=device).tensor_split(times)
+    ends = torch.tensor([[int(part[0]), len(part)] for part in parts], device=device)[:, :, None, None]
+    number = torch.arange(0, len(parts[0]), NEIGHBOURS, device=device)[:, None]
+    number = number + torch.arange(NEIGHBOURS, device=device)
+    fan, real = ends[:, 0] + torch.minimum(number, ends[:, 1] - 1), number < ends[:, 1]
+    middle = fans.origin.mean(dim=0)  # about it numbers stay small
+    ways = torch.stack([torch.linalg.cross(fans.ahead, fans.up), fans.ahead, fans.origin - middle])[:, fan]
     center, reach = shapes.center - middle, _reach(shapes)
-    ways = torch.stack([torch.linalg.cross(ahead, up), ahead, origin - middle])
-    number = torch.arange(0, len(part), NEIGHBOURS, device=part.device)[:, None]
-    number = number + torch.arange(NEIGHBOURS, device=part.device)
-    ways = ways[:, number.clamp(max=len(part) - 1)]
-    shape, group = _near_groups(center, reach, ways)
+    shape, group = _near_groups(center.view(times, -1, 3), reach.view(times, -1, 1), ways)
     # Rows of memory in one piece are gathered several times as fast.
-    rows = ways.permute(1, 0, 3, 2).reshape(len(number), -1).index_select(0, group).view(-1, 3, 3, NEIGHBOURS)
+    rows = ways.permute(1, 2, 0, 4, 3).reshape(-1, 9 * NEIGHBOURS).index_select(0, group).view(-1, 3, 3, NEIGHBOURS)
     offset = center.index_select(0, shape)[:, :, None] - rows[:, 2]
     beside, front = (rows[:, :2] * offset[:, None]).sum(dim=2).unbind(dim=1)
     limit = reach.index_select(0, shape)[:, None]
-    keep = (beside.abs() <= limit) & (front >= -limit) & (number < len(part)).index_select(0, group)
+    keep = (beside.abs() <= limit) & (front >= -limit) & real.view(-1, NEIGHBOURS).index_select(0, group)
     row, column = keep.nonzero().unbind(dim=1)
-    return torch.stack([part[0] + NEIGHBOURS * group.index_select(0, row) + column, shape.index_select(0, row)])
+    place = NEIGHBOURS * group.index_select(0, row) + column
+    return fan.view(-1).index_select(0, place), shape.index_select(0, row)
 
 
 def _near_groups(center: Tensor, reach: Tensor, ways: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices [M] of shapes and of groups of neighbouring fans, of which any may come near.
+    """Indices [M] of shapes of all times and of groups of neighbouring fans of all times, of which any may come near.
 
     Only the middle fan of a group is looked at: what it passes at a distance, none of them comes near.
 
     Args:
-        center, reach: [G, 3] and [G], of the spheres around the shapes.
-        ways: [3, groups, `NEIGHBOURS`, 3], the fans' normals, ways ahead and origins.
+        center, reach: [T, G, 3] and [T, G, 1], of the spheres around the shapes.
+        ways: [3, T, groups, `NEIGHBOURS`, 3], the fans' normals, ways ahead and origins.
     """
-    among = ways[:, :, NEIGHBOURS // 2]
-    spread = (ways - among[:, :, None]).square().sum(dim=-1).amax(dim=-1).sqrt()
+    among = ways[:, :, :, NEIGHBOURS // 2]
+    spread = (ways - among[:, :, :, None]).square().sum(dim=-1).amax(dim=-1).sqrt()[:, :, None]
     normal, ahead, origin = among
-    far, room = torch.cdist(center, origin), reach[:, None] + spread[2] + SLACK
-    beside, front = (torch.addmm((way * origin).sum(dim=1), center, way.T, beta=-1) for way in (normal, ahead))
+    far, room = torch.cdist(center, origin), reach + spread[2] + SLACK
+    beside, front = (
+        torch.baddbmm((way * origin).sum(dim=-1)[:, None], center, way.mT, beta=-1) for way in (normal, ahead)
+    )
     near = (beside.abs_() <= room.addcmul(far, spread[0])) & (front >= -room.addcmul(far, spread[1]))
-    shape, group = near.nonzero().unbind(dim=1)
-    return shape, group
+    time, shape, group = near.nonzero().unbind(dim=1)
+    return time * center.shape[1] + shape, time * ways.shape[2] + group
 
 
 def _reach(shapes: Primitives) -> Tensor:
