@@ -175,9 +175,9 @@ def read_cells(options):
 
 
 def spread(values):
-    """Mean, and half of the 95 % interval by Student's t over the seeds; NaN for one seed."""
+    """Mean, and half of the 95 % interval by Student's t over the seeds; NaN for fewer than three."""
     values = np.asarray(values)
-    if len(values) < 2:
+    if len(values) < 3:
         return float(values.mean()), float("nan")
     half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
     return float(values.mean()), float(half)
