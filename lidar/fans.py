@@ -157,7 +157,8 @@ def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> Hits:
     """What the rays hit.
 
     Args:
-        worlds: the same shapes, at one or several times; the fans are split evenly among them, in order.
+        worlds: the same shapes, at one or several times; the fans are split evenly among them, in order, the
+            first ones getting one more.
         fans: all rays. At a height field they must stand upright, or lean a little.
     """
     _keep_pages()
@@ -188,11 +189,12 @@ def _keep_pages() -> None:
 def _near(shapes: Primitives, fans: Fans, times: int) -> tuple[Tensor, Tensor]:
     """Fans, and shapes whose spheres come near them, [N] each; the shapes are given at T times, one after the other."""
     device = fans.origin.device
-    parts = torch.arange(len(fans.origin), device=device).tensor_split(times)
-    ends = torch.tensor([[int(part[0]), len(part)] for part in parts], device=device)[:, :, None, None]
-    number = torch.arange(0, len(parts[0]), NEIGHBOURS, device=device)[:, None]
-    number = number + torch.arange(NEIGHBOURS, device=device)
-    fan, real = ends[:, 0] + torch.minimum(number, ends[:, 1] - 1), number < ends[:, 1]
+    count = len(fans.origin)
+    each, more = divmod(count, times)
+    ends = torch.tensor([each * k + min(k, more) for k in range(times + 1)], device=device)[:, None, None]
+    number = torch.arange(0, -(-count // times), NEIGHBOURS, device=device)[:, None]
+    fan = ends[:-1] + number + torch.arange(NEIGHBOURS, device=device)
+    real, fan = fan < ends[1:], fan.clamp(max=count - 1)
     middle = fans.origin.mean(dim=0)  # about it numbers stay small
     ways = torch.stack([torch.linalg.cross(fans.ahead, fans.up), fans.ahead, fans.origin - middle])[:, fan]
     center, reach = shapes.center - middle, _reach(shapes)
@@ -323,6 +325,9 @@ def _groups(first: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _packed(distance: Tensor, pair: Tensor) -> Tensor:
-    """One number for both: distances are not negative, and their bits rise with them; 0 stands for no pair."""
+    """One number for both: distances are not negative, and their bits rise with them; 0 stands for no pair.
+
+    The distances are the caller's to give away: they change.
+    """
     bits = distance.abs_().view(torch.int32)
     return bits.to(torch.int64).bitwise_left_shift_(32).bitwise_or_(pair + 1)

@@ -163,6 +163,18 @@ def test_fans_in_an_empty_world_hit_nothing() -> None:
     assert (hits.facing() == 0).all()
 
 
+@pytest.mark.parametrize(("count", "times"), [(0, 1), (0, 3), (3, 5), (33, 2)])
+def test_each_fan_is_cast_at_the_world_of_its_own_time(count: int, times: int) -> None:
+    worlds = [shapes_of(*random_model(20, seed)) for seed in range(times)]
+    fans = tilted_fans(count, 0)
+    hits = cast_fans(worlds, fans)
+    assert hits.distance.shape == (count, 48)
+    for world, part in zip(worlds, np.array_split(np.arange(count), times), strict=True):
+        alone = cast_fans([world], Fans(fans.origin[part], fans.ahead[part], fans.up[part], fans.elevations))
+        torch.testing.assert_close(hits.distance[part], alone.distance)
+        assert (hits.index[part] == alone.index).float().mean() > 0.999 or not len(part)
+
+
 class NoOwnDevice(TorchFunctionMode):
     """Refuses tensors that are made on no device in particular, and those that are taken to the CPU."""
 
