@@ -101,20 +101,6 @@ class _Pairs:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lasers:
-    """The L rays of every fan from the lowest up: elevations [L], cosines and sines [2, L], places [L] in the fan."""
-
-    elevations: Tensor
-    ways: Tensor
-    order: Tensor
-
-    @classmethod
-    def of(cls, elevations: Tensor) -> _Lasers:
-        rising, order = elevations.sort()
-        return cls(rising, torch.stack([rising.cos(), rising.sin()]), order)
-
-
-@dataclass(frozen=True, eq=False)
 class Hits:
     """What L rays of each of C fans hit, as `primitives.cast` tells.
 
@@ -163,15 +149,17 @@ def cast_fans(worlds: Sequence[Primitives], fans: Fans) -> Hits:
     """
     _keep_pages()
     pairs = _Pairs.of(worlds, fans)
-    nearest = torch.full((len(fans.origin), len(fans.elevations)), NOTHING, device=fans.origin.device)
-    _cast_at_planes(nearest, fans.elevations, pairs)
+    rising, order = fans.elevations.sort()
+    nearest = torch.full((len(fans.origin), len(rising)), NOTHING, device=fans.origin.device)
+    _cast_at_planes(nearest, rising, pairs)
     if pairs.field is not None:
-        _cast_at_field(nearest, fans.elevations, pairs, pairs.field)
-    lasers = _Lasers.of(fans.elevations)
-    seen, first, last = _rings(pairs, lasers.elevations)
+        _cast_at_field(nearest, rising, pairs, pairs.field)
+    seen, first, last = _rings(pairs, rising)
+    kinds = pairs.kind.index_select(0, seen)
     for kind in NORMALS:
-        mine = (pairs.kind[seen] == kind).nonzero()[:, 0]
-        _cast_at(nearest, kind, pairs, seen[mine], _groups(first[mine], last[mine]), lasers)
+        mine, *ends = (values[kinds == kind] for values in (seen, first, last))
+        _cast_at(nearest, kind, pairs, mine, _groups(*ends), rising)
+    nearest = nearest.index_select(1, order.argsort())
     pair, bits = (half.contiguous() for half in nearest.view(torch.int32).view(*nearest.shape, 2).unbind(dim=2))
     index = pad(pairs.index, (1, 0), value=-1).index_select(0, pair.view(-1)).view_as(nearest)
     return Hits(bits.view(torch.float32), index, pair, pairs, fans.elevations)
@@ -294,25 +282,26 @@ def _cast_at_field(nearest: Tensor, elevations: Tensor, pairs: _Pairs, field: He
 
 
 def _cast_at(
-    nearest: Tensor, kind: int, pairs: _Pairs, mine: Tensor, groups: tuple[Tensor, Tensor], lasers: _Lasers
+    nearest: Tensor, kind: int, pairs: _Pairs, mine: Tensor, groups: tuple[Tensor, Tensor], rising: Tensor
 ) -> None:
     """Cast groups of rays, as of `_groups`, at the shapes of pairs `mine`, all of one kind."""
     planes, size = pairs.planes.index_select(1, mine), pairs.size.index_select(1, mine)
     if kind in UNIT_HITS:
         planes = (planes.view(3, 3, -1) / size).view(9, -1)
-    count = len(lasers.elevations)
-    ends, within = pairs.fan[mine] * count, torch.arange(RINGS, device=mine.device)[:, None]
+    ways, ends = torch.stack([rising.cos(), rising.sin()]), pairs.fan.index_select(0, mine) * len(rising)
+    within = torch.arange(min(RINGS, len(rising)), device=mine.device)[:, None]
     for pair, first in zip(*(torch.split(values, PORTION) for values in groups), strict=True):
-        laser = (first + within).clamp_(max=count - 1).view(-1)
+        # The last group of a fan begins so early that it ends with the fan.
+        laser = first.clamp(max=len(rising) - len(within)) + within
         start, ahead, up = planes.index_select(1, pair).view(3, 3, 1, -1)
-        cos, sin = lasers.ways.index_select(1, laser).view(2, RINGS, -1)
-        step = torch.addcmul(ahead * cos, up, sin)
+        cos, sin = ways.index_select(1, laser.view(-1)).view(2, *laser.shape)
+        step = (ahead * cos).addcmul_(up, sin)
         if kind in UNIT_HITS:
             distance = UNIT_HITS[kind](start, step)
         else:
             distance = HITS[kind](start, step, size.index_select(1, pair)[:, None])
+        slot = laser.add_(ends.index_select(0, pair))
         packed = _packed(distance, mine.index_select(0, pair))
-        slot = lasers.order.index_select(0, laser).view(RINGS, -1) + ends.index_select(0, pair)
         nearest.view(-1).scatter_reduce_(0, slot.view(-1), packed.view(-1), "amin")
 
 
