@@ -142,7 +142,7 @@ def _find(model: mujoco.MjModel, name: str) -> tuple[int, int]:
         site = sites.index(name)
         return site, int(model.site_bodyid[site])
     if name not in bodies:
-        raise unknown("body or site", name, [*bodies, *sites])
+        raise unknown("body or site", name, filter(None, [*bodies, *sites]))
     return -1, bodies.index(name)
 
 

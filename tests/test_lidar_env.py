@@ -107,7 +107,12 @@ def test_a_mount_is_written_as_text() -> None:
 
 @pytest.mark.parametrize(
     ("lidar", "message"),
-    [("sensor=vlp16", "nearest: vlp-16"), ("on=bse", "unknown body or site 'bse'; nearest: base"), ("on=eyes", "eye")],
+    [
+        ("sensor=vlp16", "nearest: vlp-16"),
+        ("on=bse", "unknown body or site 'bse'; nearest: base"),
+        ("on=eyes", "eye"),
+        ("on=xyz", "there are: arm, base, eye, world"),
+    ],
 )
 def test_unknown_sensors_and_mounts_are_said(room: str, lidar: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
