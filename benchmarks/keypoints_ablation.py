@@ -1,8 +1,9 @@
 """What each choice of S-TREK's training is worth, at small size: one training of each, detector and descriptor apart.
 
-Every row changes one thing of the first; another seed shows what chance does. A detector's figures are the repeatability at 1 and 3 pixels of its strongest
-1,024 points, of the image's own scale, over the turns; a descriptor's is the mean matching accuracy at the points of
-the first row's detector, with the patches turned by its orientation or left upright, in training and measurement.
+Every row changes one thing of the first; another seed shows what chance does. A detector's figures are the
+repeatability at 1 and 3 pixels of its strongest 1,024 points, of the image's own scale, over the turns; a descriptor's
+is the mean matching accuracy at the points of the first row's detector, with the patches turned by its orientation or
+left upright, in training and measurement.
 """
 
 import argparse

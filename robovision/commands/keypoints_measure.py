@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from robovision.commands import Command, list_faults
+from robovision.devices import Device
 from robovision.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Evaluate:
     """Degrees between two rotations; a divisor of 90."""
     out: Path | None = None
     """A folder for results.json and the curve."""
+    device: Device = "auto"
+    """Where S-TREK computes: cpu, cuda, mps, or auto, CUDA if there is any; OpenCV's extractors use the processor."""
 
     def __post_init__(self) -> None:
         if self.keypoints is not None and self.keypoints < 1:
@@ -100,7 +103,7 @@ def _rotation(options: Evaluate) -> _Measured:
     from robovision.keypoints.pixels import read_grey
 
     settings = selfwarp.WarpOptions(options.step, keypoints=options.keypoints or 1024)
-    extractors = selfwarp.load_all(options.extractors, settings)
+    extractors = selfwarp.load_all(options.extractors, settings, options.device)
     found = [source.path for source in sources.find([str(options.folder)]) if not source.is_video]
     with _bar(len(found), "image", "reading") as step:
         good, faults = sources.readable(found, step)
@@ -159,7 +162,7 @@ def _poses(options: Evaluate) -> _Measured:
 def _load(options: Evaluate, count: int) -> dict[str, Extractor]:
     from robovision.keypoints import load
 
-    return {name: load(name, count) for name in options.extractors}
+    return {name: load(name, count, device=options.device) for name in options.extractors}
 
 
 @contextlib.contextmanager

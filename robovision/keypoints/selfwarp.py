@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import Extractor, load
 from robovision.keypoints.opencv import import_cv2
@@ -50,9 +51,9 @@ class WarpOptions:
         return 360 // self.step if change == "rotation" else self.versions
 
 
-def load_all(names: Sequence[str], options: WarpOptions) -> dict[str, Extractor]:
+def load_all(names: Sequence[str], options: WarpOptions, device: Device = "auto") -> dict[str, Extractor]:
     """The extractors of these names, each giving more keypoints than are kept."""
-    return {name: load(name, SPARE * options.keypoints) for name in names}
+    return {name: load(name, SPARE * options.keypoints, device=device) for name in names}
 
 
 def measure(
