@@ -1,4 +1,4 @@
-"""A LiDAR on any MuJoCo model: what `observe=("lidar", ...)` reads, at one instant; exact, or with the sensor's noise."""
+"""A LiDAR on any MuJoCo model: what `observe=("lidar", ...)` reads, at one instant; exact, or with its noise."""
 
 from __future__ import annotations
 
