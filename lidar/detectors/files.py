@@ -20,7 +20,7 @@ KEY = "robovision.lidar.detector"
 """The entry of the header that holds the config as JSON."""
 SHOWN = 5
 """Differences that are named when weights do not fit."""
-BACKBONE = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
+BACKBONE = ("encoder", "grid", "bev", "pillars", "padding", "intensity", "absolute")
 """What two models must have in common for the weights of their backbones to mean the same."""
 WHOLE = ("classes", *BACKBONE, "anchors", "roi")
 """And for all of their weights."""
