@@ -65,7 +65,9 @@ def check_same(found: DetectorConfig, wanted: DetectorConfig, names: Sequence[st
         if getattr(found, name) != getattr(wanted, name)
     ]
     if differing:
-        raise UsageError(f"{fault}:\n  " + "\n  ".join(differing))
+        places = "absolute" in names and found.absolute != wanted.absolute
+        remedy = "\nWhether a model sees absolute x and y is said by --absolute and --no-absolute, in pretraining too"
+        raise UsageError(f"{fault}:\n  " + "\n  ".join(differing) + (remedy if places else ""))
 
 
 def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> None:
