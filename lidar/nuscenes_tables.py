@@ -74,7 +74,7 @@ def read_table(folder: Path, name: str) -> list[dict[str, Any]]:
 
 @contextlib.contextmanager
 def fitting(folder: Path) -> Iterator[None]:
-    """Raise UsageError naming the folder where rows of its tables lack something or point to rows that are not there."""
+    """Raise UsageError naming the folder where rows of its tables lack something or point to no row."""
     try:
         yield
     except (KeyError, TypeError, ValueError) as error:
