@@ -62,4 +62,5 @@ def test_without_places_the_same_scene_elsewhere_gives_the_same_features(config:
 
 def shifted(grid: Grid, along: float) -> Grid:
     """A grid farther along x."""
-    return Grid(*((end[0] + along, *end[1:]) for end in (grid.low, grid.high)), grid.voxel)
+    low, high = ((x + along, y, z) for x, y, z in (grid.low, grid.high))
+    return Grid(low, high, grid.voxel)
