@@ -18,7 +18,7 @@ from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.lidar.checks import make_cloud, read_bytes
 from robovision.lidar.rotations import quaternion_to_matrix, quaternion_to_yaw, yaw_to_quaternion
-from robovision.types import Array, Boxes3D, PointCloud
+from robovision.types import NUMBERS, Array, Boxes3D, PointCloud
 
 SIZES = ("length_m", "width_m", "height_m")
 PLACE = ("tx_m", "ty_m", "tz_m")
@@ -78,7 +78,7 @@ def read_annotations(path: Path) -> Annotations:
     Raises:
         UsageError: naming the file, if columns are missing or numbers are wrong.
     """
-    table = read_feather(path, ("timestamp_ns", "category", *SIZES, *QUATERNION, *PLACE))
+    table = read_feather(path, ("timestamp_ns", "category", *SIZES, *QUATERNION, *PLACE), ("category",))
     names = tuple(table["category"].tolist())
     classes = tuple(sorted(set(names)))
     count = len(names)
@@ -120,11 +120,12 @@ def read_poses(path: Path) -> tuple[Array, Array]:
     return table["timestamp_ns"], poses
 
 
-def read_feather(path: Path, needed: Sequence[str]) -> dict[str, Array]:
+def read_feather(path: Path, needed: Sequence[str], text: Sequence[str] = ()) -> dict[str, Array]:
     """All columns of a Feather file.
 
     Raises:
-        UsageError: if it can't be read, is cut off, or a needed column is missing or has empty cells.
+        UsageError: if it can't be read, is cut off, or a needed column is missing, has empty cells or, unless it is
+            one of `text`, no numbers.
     """
     feather = pyarrow_part("pyarrow.feather")
     read_bytes(path)
@@ -139,7 +140,11 @@ def read_feather(path: Path, needed: Sequence[str]) -> dict[str, Array]:
     empty = [name for name in needed if table[name].null_count]
     if empty:
         raise UsageError(f"{path}: columns {', '.join(empty)} have empty cells")
-    return {name: table[name].to_numpy() for name in table.column_names}
+    columns = {name: table[name].to_numpy() for name in table.column_names}
+    words = [name for name in needed if name not in text and columns[name].dtype.kind not in NUMBERS]
+    if words:
+        raise UsageError(f"{path}: columns {', '.join(words)} must hold numbers, got {columns[words[0]].dtype}")
+    return columns
 
 
 def write_feather(path: Path, columns: Mapping[str, Array]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from robovision.errors import UsageError
-from robovision.types import Array, Boxes3D, PointCloud
+from robovision.types import NUMBERS, Array, Boxes3D, PointCloud
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,8 +45,13 @@ def make_cloud(
     """The cloud of a file; points that are not finite, which stand for no return, are left out with a warning.
 
     Raises:
-        UsageError: naming the file, if intensity lies outside 0..1 or is not finite where the point is.
+        UsageError: naming the file, if intensity lies outside 0..1 or is not finite where the point is, or anything
+            is not a number for each point.
     """
+    for name, values in (("xyz", xyz), ("intensity", intensity), ("time", time), ("ring", ring)):
+        if values is not None and (values.dtype.kind not in NUMBERS or values.shape[:1] != xyz.shape[:1]):
+            found = f"{values.dtype} {list(values.shape)}"
+            raise UsageError(f"{path}: {name} must be numbers for each of {len(xyz)} points, got {found}")
     finite = np.isfinite(xyz).all(axis=1)
     if not finite.all():
         warnings.warn(

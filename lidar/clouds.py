@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,12 @@ from robovision.types import Array, PointCloud
 
 COLUMNS = {"kitti": 4, "nuscenes": 5}
 """Numbers of 4 bytes that make a point of each binary format."""
+
+ZIP = (b"PK\x03\x04", b"PK\x05\x06")
+"""How NPZ files begin, which are ZIP archives; the second if there is nothing in it."""
+
+DAMAGED = (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, zlib.error)
+"""What reading an NPZ file raises if single bytes of it are wrong."""
 
 
 def read_cloud(path: Path) -> PointCloud:
@@ -100,12 +107,13 @@ def read_arrays(path: Path) -> dict[str, Array]:
     Raises:
         UsageError: if it can't be read, is cut off or holds Python objects, which are not loaded.
     """
+    content = read_bytes(path)
+    if not content.startswith(ZIP):  # of anything else NumPy thinks that it is pickled
+        raise UsageError(f"{path} is no NPZ file or is cut off; write it again")
     try:
-        with np.load(io.BytesIO(read_bytes(path)), allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UsageError(f"{path} is no NPZ file")
+        with np.load(io.BytesIO(content), allow_pickle=False) as file:
             return {name: file[name] for name in file.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DAMAGED as error:
         raise UsageError(f"{path} is no NPZ file or is cut off ({error}); write it again") from error
 
 

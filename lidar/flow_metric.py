@@ -14,7 +14,7 @@ from robovision.errors import UsageError
 from robovision.lidar.argoverse import read_feather
 from robovision.lidar.clouds import read_arrays, write_arrays
 from robovision.lidar.report import Evaluation, FrameError, check_frames, files_of
-from robovision.types import Array, Metric
+from robovision.types import NUMBERS, Array, Metric
 
 MOVING = 0.05
 """Metres in a tenth of a second, beyond the ego's motion, from which a point is dynamic."""
@@ -64,8 +64,8 @@ def read_flow_truth(path: Path) -> FlowTruth:
             raise UsageError(f"{path}: arrays {', '.join(missing)} are missing; it holds {', '.join(arrays)}")
         flow, *masks = (arrays[name] for name in ("flow", "foreground", "dynamic", "valid"))
         _check_flow(path, flow)
-        if any(mask.shape != (len(flow),) for mask in masks):
-            raise UsageError(f"{path}: foreground, dynamic and valid must have shape [{len(flow)}]")
+        if any(mask.shape != (len(flow),) or mask.dtype.kind not in NUMBERS for mask in masks):
+            raise UsageError(f"{path}: foreground, dynamic and valid must have shape [{len(flow)}], true or false")
         truth = FlowTruth(flow, *(mask.astype(bool) for mask in masks))
     if not np.isfinite(truth.flow[truth.valid]).all():
         raise UsageError(f"{path}: flow of valid points is not finite")
@@ -155,6 +155,6 @@ def evaluate(truth: Path, detections: Path) -> Evaluation:
 
 
 def _check_flow(path: Path, flow: Array) -> Array:
-    if flow.ndim != 2 or flow.shape[1] != 3:
-        raise UsageError(f"{path}: flow must have shape [N, 3], got {list(flow.shape)}")
+    if flow.ndim != 2 or flow.shape[1] != 3 or flow.dtype.kind not in NUMBERS:
+        raise UsageError(f"{path}: flow must be numbers of shape [N, 3], got {flow.dtype} {list(flow.shape)}")
     return flow

@@ -101,8 +101,9 @@ def _columns(path: Path, rows: Sequence[Row]) -> tuple[Array, ...]:
     scores = _optional(path, rows, "detection_score", MISSING_SCORE)
     _refuse(path, rows, ~np.isfinite(scores), "its detection_score must be finite")
     ego = _optional(path, rows, "ego_translation", (np.nan,) * 3)
-    points = _optional(path, rows, "num_pts", -1.0).astype(np.int64)
-    return names, attributes, *columns.values(), scores, ego, points
+    points = _optional(path, rows, "num_pts", -1.0)
+    _refuse(path, rows, ~np.isfinite(points), "its num_pts must be a whole number, or left out")
+    return names, attributes, *columns.values(), scores, ego, points.astype(np.int64)
 
 
 def write_nuscenes_boxes(path: Path, boxes: NuScenesBoxes, meta: Mapping[str, bool] | None = None) -> None:

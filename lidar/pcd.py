@@ -88,10 +88,14 @@ def _layout(path: Path, header: dict[str, list[str]]) -> tuple[np.dtype[np.void]
         types = [(f"_{k}" if n == "_" else n, f"<{codes[t]}{s}", (int(c),)) for k, (n, t, s, c) in enumerate(parts)]
         dtype = np.dtype([(n, t) if c == (1,) else (n, t, c) for n, t, c in types])
         points = int(header["POINTS"][0])
+        if points < 0:
+            raise ValueError(f"POINTS {points}")
     except (KeyError, ValueError, TypeError) as error:
         raise UsageError(f"{path}: the PCD header contradicts itself ({error})") from error
     if not {"x", "y", "z"} <= set(names):
         raise UsageError(f"{path}: fields x, y and z are needed; there are {', '.join(names)}")
+    if any(dtype[name].shape for name in "xyz"):
+        raise UsageError(f"{path}: fields x, y and z must be one number each; their COUNT must be 1")
     return dtype, points
 
 

@@ -36,10 +36,10 @@ def read_ply(path: Path) -> PointCloud:
     if not content.startswith(b"ply") or mark < 0 or end < 0:
         raise UsageError(f"{path} is no PLY file, or is cut off in its header")
     order, dtype, points = _header(path, content[:mark].decode("ascii", errors="replace"))
-    table = _table(path, content[end + 1 :], order, dtype, points)
     names = dtype.names or ()
     if not {"x", "y", "z"} <= set(names):
         raise UsageError(f"{path}: properties x, y and z are needed; there are {', '.join(names) or 'none'}")
+    table = _table(path, content[end + 1 :], order, dtype, points)
     xyz = np.stack([table[name].astype(np.float32) for name in "xyz"], axis=1)
     intensity, time, ring = (table[name] if name in names else None for name in OPTIONAL)
     return make_cloud(path, xyz, intensity, time, ring)
@@ -69,20 +69,23 @@ def _header(path: Path, text: str) -> tuple[str, np.dtype[np.void], int]:
         if kind not in FORMATS:
             raise UsageError(f"{path}: {unknown('PLY format', kind, FORMATS)}")
         dtype = np.dtype([(words[2], FORMATS[kind] + TYPES[words[1]]) for words in properties])
-        return kind, dtype, int(lines[elements[0]][2])
+        points = int(lines[elements[0]][2])
+        if points < 0:
+            raise ValueError(f"{points} vertices")
+        return kind, dtype, points
     except (StopIteration, IndexError, KeyError, ValueError) as error:
         raise UsageError(f"{path}: the PLY header is wrong ({error!r})") from error
 
 
 def _table(path: Path, body: bytes, order: str, dtype: np.dtype[np.void], points: int) -> Array:
     if order != "ascii":
-        found = len(body) // max(1, dtype.itemsize)
+        found = len(body) // dtype.itemsize
         if found < points:
             raise _cut(path, points, found)
         return np.frombuffer(body, dtype, points)
     words, width = body.decode("ascii", errors="replace").split(), len(dtype.names or ())
     if len(words) < points * width:
-        raise _cut(path, points, len(words) // max(1, width))
+        raise _cut(path, points, len(words) // width)
     try:
         numbers = np.array(words[: points * width], np.float64).reshape(points, width)
     except ValueError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from robovision.errors import UsageError
-from robovision.files import write_atomically, write_json
+from robovision.files import make_folder, write_atomically, write_json
 from robovision.types import Array, Metric
 
 
@@ -58,7 +58,7 @@ class Evaluation:
 
     def write(self, folder: Path) -> None:
         """Write `results.json`, `worst.json` and, if there are curves, `precision-recall.png` into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         metrics = {metric.name: dataclasses.asdict(metric) for metric in self.metrics}
         write_json(folder / "results.json", {"metric": self.kind, "results": metrics})
         write_json(folder / "worst.json", [dataclasses.asdict(frame) for frame in self.frames[:100]])
@@ -78,7 +78,8 @@ def check_frames(what: str, truth: set[str], detections: set[str]) -> None:
     """Raise UsageError, listing what is only on one side, unless both hold the same frames."""
     if truth != detections:
         raise UsageError(
-            f"the {what} of truth and detections differ; write each, empty if nothing is found. "
+            f"the {what} of truth and detections differ; write each, empty if nothing is found, and of a split of the "
+            f"dataset give the truth of its {what} alone. "
             f"Only in truth: {listed(truth - detections)}. Only in detections: {listed(detections - truth)}"
         )
 

@@ -8,6 +8,7 @@ zones are known, a column `overlap_with_nlz`, which are ours.
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,11 +74,11 @@ def read_waymo_boxes(path: Path) -> WaymoBoxes:
     if missing:
         raise UsageError(f"{path}: columns {', '.join(missing)} are missing; there are {', '.join(table.column_names)}")
     columns = {name: table[name].to_numpy() for name in table.column_names}
-    types = columns[TYPE].astype(np.int64)
+    count = len(columns[TYPE])
+    types = _whole(path, TYPE, columns, 0)
     wrong = np.flatnonzero((types < 1) | (types > len(CLASSES)))
     if len(wrong):
         raise UsageError(f"{path}, row {wrong[0]}: type {types[wrong[0]]} is none of 1..{len(CLASSES)} ({CLASSES})")
-    count = len(types)
     try:
         boxes = Boxes3D(
             np.stack([columns[name] for name in CENTER], axis=1),
@@ -93,8 +94,7 @@ def read_waymo_boxes(path: Path) -> WaymoBoxes:
     keys = zip(columns[SEGMENT].tolist(), columns[TIMESTAMP].tolist(), strict=True)
     frames = tuple(sys.intern(f"{segment}/{timestamp}") for segment, timestamp in keys)  # one text for many boxes
     tracks = tuple(map(str, columns[OBJECT].tolist())) if OBJECT in columns else ("",) * count
-    points = _whole(columns.get(POINTS), count, -1)
-    difficulty = _whole(columns.get(DIFFICULTY), count, 0)
+    points, difficulty = _whole(path, POINTS, columns, -1), _whole(path, DIFFICULTY, columns, 0)
     return WaymoBoxes(frames, boxes, tracks, points, difficulty, _zones(path, columns.get(ZONE)))
 
 
@@ -129,9 +129,13 @@ def _zones(path: Path, values: Array | None) -> Array | None:
     return values
 
 
-def _whole(values: Array | None, count: int, missing: int) -> Array:
-    """Whole numbers [count], with `missing` where the column or the cell is empty."""
-    if values is None:
-        return np.full(count, missing)
-    whole: Array = np.nan_to_num(values.astype(np.float64), nan=missing).astype(np.int64)
+def _whole(path: Path, name: str, columns: Mapping[str, Array], missing: int) -> Array:
+    """Whole numbers of one column, with `missing` where the column or the cell is empty."""
+    if name not in columns:
+        return np.full(len(columns[TYPE]), missing)
+    try:
+        values = columns[name].astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{path}: the column {name} must hold whole numbers ({error})") from error
+    whole: Array = np.where(np.isfinite(values), values, missing).astype(np.int64)
     return whole

@@ -8,6 +8,7 @@ and the detections whose own centres lie in it.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -159,7 +160,19 @@ def _read_detections(folder: Path) -> WaymoBoxes:
         parts.append(read_waymo_boxes(path))
         if parts[-1].boxes.scores is None:
             raise UsageError(f"{path}: detections need a column `score`; have truth and detections been swapped?")
-    return _join(parts)
+    found = _join(parts)
+    _check_scores(found.boxes.scores)
+    return found
+
+
+def _check_scores(scores: Array | None) -> None:
+    """Warn of scores that none of the cutoffs, 0 to 1, tells apart."""
+    if scores is not None and len(scores) and not 0 <= scores.min() <= scores.max() <= 1:
+        warnings.warn(
+            f"scores of detections go from {scores.min():g} to {scores.max():g}, but Waymo's cutoffs are 0, "
+            "0.01, .., 1 and can't tell those beyond apart; map them to 0..1",
+            stacklevel=2,
+        )
 
 
 def _join(parts: list[WaymoBoxes]) -> WaymoBoxes:

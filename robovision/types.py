@@ -16,6 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 Array = NDArray[Any]
 """Any array is taken and converted to the type that the convention names."""
 
+NUMBERS = "biuf"
+"""The kinds of NumPy's types that are numbers, truths among them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
@@ -97,7 +100,9 @@ class PointCloud:
         if self.intensity is not None and count:
             low, high = float(self.intensity.min()), float(self.intensity.max())
             if low < 0 or high > 1:
-                raise ValueError(f"PointCloud.intensity must lie in 0..1, got {low:g}..{high:g}")
+                raise ValueError(
+                    f"PointCloud.intensity must lie in 0..1, got {low:g}..{high:g}; divide it by its scale, such as 255"
+                )
 
     def __len__(self) -> int:
         return len(self.xyz)
@@ -217,6 +222,8 @@ def _freeze(instance: Any, name: str, dtype: type, shape: Sequence[int | None]) 
         return
     label = f"{type(instance).__name__}.{name}"
     array = np.asarray(given)
+    if array.dtype.kind not in NUMBERS:
+        raise ValueError(f"{label} must be numbers, got an array of {array.dtype}")
     if array.size == 0 and array.ndim == 1 and len(shape) == 2:
         array = array.reshape(0, shape[1] or 0)
     if array.ndim != len(shape) or any(e is not None and e != n for e, n in zip(shape, array.shape, strict=True)):

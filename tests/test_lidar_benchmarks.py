@@ -18,7 +18,7 @@ from robovision.lidar import flow_metric, kitti_matching, nuscenes_metric, waymo
 from robovision.lidar.argoverse import read_feather, read_sweep
 from robovision.lidar.assignment import best_assignment, components
 from robovision.lidar.evaluate import evaluate
-from robovision.lidar.flow_metric import FlowMetric, FlowTruth, is_dynamic, read_flow_truth, write_flow_truth
+from robovision.lidar.flow_metric import FlowMetric, FlowTruth, is_dynamic, read_flow, read_flow_truth, write_flow_truth
 from robovision.lidar.nuscenes_boxes import NuScenesBoxes, read_nuscenes_boxes, write_nuscenes_boxes
 from robovision.lidar.nuscenes_truth import read_nuscenes_truth
 from robovision.lidar.report import Evaluation
@@ -104,6 +104,16 @@ def test_nuscenes_tables_must_fit_the_results(tables: tuple[Path, Path, dict[str
     with pytest.raises(UsageError, match=f"1 of .* have no detection_score, the first in sample {token}"):
         nuscenes_metric.evaluate(truth, found)
     write_results(found, results)
+    instances = (truth / "instance.json").read_text()
+    for wrong, message in (
+        ("[]", "points to a row of another table that is not there"),
+        (instances.replace("category_token", "category"), r"a row lacks a field.* 'category_token'"),
+        ("[1]", "must hold a list of rows"),
+    ):
+        (truth / "instance.json").write_text(wrong)
+        with pytest.raises(UsageError, match=message):
+            nuscenes_metric.evaluate(truth, found)
+    (truth / "instance.json").write_text(instances)
     (truth / "ego_pose.json").write_text("[]")
     with pytest.raises(UsageError, match="has no LIDAR_TOP key frame"):
         nuscenes_metric.evaluate(truth, found)
@@ -253,6 +263,9 @@ def test_flow_by_hand(tmp_path: Path) -> None:
     predicted[0] = np.nan
     with pytest.raises(UsageError, match="frame b: predicted flow is not finite"):
         metric.add("b", flow_truth(), predicted)
+    np.savez(tmp_path / "a.npz", flow=np.full((5, 3), "fast"))
+    with pytest.raises(UsageError, match=r"a\.npz: flow must be numbers of shape \[N, 3\], got <U4 \[5, 3\]"):
+        read_flow(tmp_path / "a.npz")
     assert is_dynamic(np.array([[0.05, 0, 0], [0.04, 0, 0]]), np.zeros((2, 3))).tolist() == [True, False]
 
 
@@ -293,6 +306,9 @@ def test_the_command_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["lidar", "evaluate", *given]) == 0
     assert "Car_3d/easy_R40" in capsys.readouterr().out
     assert (tmp_path / "out" / "precision-recall.png").stat().st_size > 1000
+    (tmp_path / "file").touch()
+    assert main(["lidar", "evaluate", *given[:-1], str(tmp_path / "file")]) == 2
+    assert "can't write" in capsys.readouterr().err
     assert main(["lidar"]) == 0
     assert "evaluate" in capsys.readouterr().out
     assert main(["lidar", "evalute"]) == 2
@@ -318,6 +334,17 @@ def test_detections_in_no_label_zones_are_never_wrong() -> None:
     spared = waymo_metric.score(truth, replace(found, unlabelled=np.array([True, True])))
     assert values(spared)["AP/VEHICLE/L1"] == pytest.approx(1)
     assert not spared.frames
+
+
+def test_waymo_warns_of_scores_beyond_its_cutoffs(tmp_path: Path) -> None:
+    rows = np.array([[0.0, 1, 0.5, 0, 0, 0, 4, 2, 2, 0], [0.0, 1, 0.9, 9, 0, 0, 4, 2, 2, 0]])
+    for name, score in (("truth", None), ("good", 1.0), ("logits", 5.0)):
+        (tmp_path / name).mkdir()
+        scaled = rows * ([1.0] * 2 + [score or 1.0] + [1.0] * 7)
+        write_waymo_boxes(tmp_path / name / "a.parquet", waymo(scaled.tolist(), score is not None))
+    assert values(waymo_metric.evaluate(tmp_path / "truth", tmp_path / "good"))["AP/VEHICLE/L1"] == 1
+    with pytest.warns(UserWarning, match=r"scores of detections go from 2\.5 to 4\.5"):
+        waymo_metric.evaluate(tmp_path / "truth", tmp_path / "logits")
 
 
 def test_zones_that_are_no_truths_are_refused(tmp_path: Path) -> None:

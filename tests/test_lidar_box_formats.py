@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,14 @@ import torch
 from robovision import Boxes3D, PointCloud
 from robovision.errors import UsageError
 from robovision.lidar import nuscenes_boxes
-from robovision.lidar.argoverse import read_annotations, read_feather, read_poses, write_annotations, write_feather
+from robovision.lidar.argoverse import (
+    pyarrow_part,
+    read_annotations,
+    read_feather,
+    read_poses,
+    write_annotations,
+    write_feather,
+)
 from robovision.lidar.box_files import read_boxes, write_boxes
 from robovision.lidar.boxes import points_in_boxes, to_tensor
 from robovision.lidar.clouds import read_cloud
@@ -237,6 +245,7 @@ ENTRY = {
         ({"detection_name": "cart"}, "unknown detection_name 'cart'; nearest: car"),
         ({"attribute_name": "parked"}, "unknown attribute_name"),
         ({"detection_score": float("nan")}, "detection_score must be finite"),
+        ({"num_pts": None}, "num_pts must be a whole number"),
     ],
 )
 def test_wrong_nuscenes_boxes_are_named(tmp_path: Path, change: dict[str, object], message: str) -> None:
@@ -288,6 +297,27 @@ def test_waymo_round_trip(tmp_path: Path, scored: bool) -> None:
         read_waymo_boxes(tmp_path / "a.parquet")
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("[LiDARBoxComponent].type", None, "row 0: type 0 is none of 1..4"),
+        ("[LiDARBoxComponent].num_lidar_points_in_box", "many", "num_lidar_points_in_box must hold whole numbers"),
+        ("[LiDARBoxComponent].box.heading", "left", "Boxes3D.yaw must be numbers"),
+        ("score", float("nan"), "Boxes3D.scores must be finite"),
+    ],
+)
+def test_wrong_waymo_boxes_are_named(tmp_path: Path, column: str, value: object, message: str) -> None:
+    arrow, parquet = pyarrow_part("pyarrow"), pyarrow_part("pyarrow.parquet")
+    path = tmp_path / "a.parquet"
+    boxes = random_boxes(WAYMO, True, "vehicle", 2)
+    write_waymo_boxes(path, WaymoBoxes(("a/1", "a/1"), boxes, ("x", "y"), np.arange(2), np.array([1, 2])))
+    columns = {**parquet.read_table(path).to_pydict(), column: [value] * 2}
+    parquet.write_table(arrow.table(columns), path)
+    with pytest.raises(UsageError, match=re.escape(message)) as caught:
+        read_waymo_boxes(path)
+    assert str(path) in str(caught.value)
+
+
 def test_argoverse_annotations_round_trip(tmp_path: Path) -> None:
     path = DATA / "av2" / "annotations.feather"
     missing_data(path)
@@ -328,3 +358,7 @@ def test_damaged_feather_files_are_named(tmp_path: Path) -> None:
     write_feather(tmp_path / "a.feather", {"x": np.arange(3.0)})
     with pytest.raises(UsageError, match="columns y are missing; there are x"):
         read_feather(tmp_path / "a.feather", ("x", "y"))
+    write_feather(tmp_path / "a.feather", {"x": np.arange(2.0), "y": np.array(["a", "b"])})
+    with pytest.raises(UsageError, match="columns y must hold numbers"):
+        read_feather(tmp_path / "a.feather", ("x", "y"))
+    assert read_feather(tmp_path / "a.feather", ("x", "y"), ("y",))["y"].tolist() == ["a", "b"]

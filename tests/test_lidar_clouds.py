@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import struct
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from robovision import PointCloud
 from robovision.errors import UsageError
+from robovision.lidar.argoverse import write_feather
 from robovision.lidar.clouds import read_cloud, write_cloud
 from robovision.types import Array
 
@@ -182,6 +184,8 @@ def test_compressed_pcd_by_hand(tmp_path: Path) -> None:
         (HEADER.replace("SIZE 4 4 4 4", "SIZE 4 4"), "contradicts itself"),
         (HEADER.replace("POINTS 2\n", ""), "no POINTS"),
         (HEADER.replace("TYPE F F F F", "TYPE F F F X"), "contradicts itself"),
+        (HEADER.replace("POINTS 2", "POINTS -2"), "contradicts itself"),
+        (HEADER.replace("COUNT 1 1 1 1", "COUNT 2 1 1 1"), "their COUNT must be 1"),
     ],
 )
 def test_wrong_pcd_headers(tmp_path: Path, header: str, message: str) -> None:
@@ -202,11 +206,18 @@ def test_ply_of_other_makers(tmp_path: Path) -> None:
         assert cloud.xyz.tolist() == [[1, 2, 3], [4, 5, 6]]
         assert cloud.ring is not None
         assert cloud.ring.tolist() == [7, 8]
-    (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\n{head.replace('float32 y', 'float32 b')}{tail}1 2 3 7\n")
+    (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\n{head}{tail}1 2 3 7\n")
     with pytest.raises(UsageError, match="cut off"):
         read_cloud(tmp_path / "a.ply")
-    (tmp_path / "a.ply").write_text("ply\nformat ascii 1.0\nelement vertex 1\nproperty quad x\nend_header\n1")
-    with pytest.raises(UsageError, match="header is wrong"):
+    (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\n{head.replace('float32 y', 'float32 b')}{tail}1 2 3 7\n")
+    with pytest.raises(UsageError, match="x, y and z are needed; there are x, b, z, ring"):
+        read_cloud(tmp_path / "a.ply")
+    for wrong in ("1\nproperty quad x", "-1\nproperty float x\nproperty float y\nproperty float z"):
+        (tmp_path / "a.ply").write_text(f"ply\nformat ascii 1.0\nelement vertex {wrong}\nend_header\n1")
+        with pytest.raises(UsageError, match="header is wrong"):
+            read_cloud(tmp_path / "a.ply")
+    (tmp_path / "a.ply").write_text("ply\nformat binary_little_endian 1.0\nelement vertex 1\nend_header\n1")
+    with pytest.raises(UsageError, match="x, y and z are needed; there are none"):
         read_cloud(tmp_path / "a.ply")
 
 
@@ -214,9 +225,47 @@ def test_npz_never_unpickles(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", xyz=np.array([{}], dtype=object))
     with pytest.raises(UsageError, match="no NPZ file"):
         read_cloud(tmp_path / "a.npz")
+    (tmp_path / "a.npz").write_bytes(b"\x80\x04N.")
+    with pytest.raises(UsageError) as caught:
+        read_cloud(tmp_path / "a.npz")
+    assert "unsafe" not in str(caught.value)
     np.savez(tmp_path / "b.npz", points=np.zeros((2, 3)))
     with pytest.raises(UsageError, match=r"array xyz of shape \[N, 3\]; it holds points \[2, 3\]"):
         read_cloud(tmp_path / "b.npz")
+
+
+def test_what_is_no_number_for_each_point_is_refused(tmp_path: Path) -> None:
+    xyz = np.full((3, 3), np.nan)
+    np.savez(tmp_path / "a.npz", xyz=xyz, intensity=np.ones(2))
+    with pytest.raises(UsageError, match=r"a\.npz: intensity must be numbers for each of 3 points, got float64 \[2\]"):
+        read_cloud(tmp_path / "a.npz")
+    np.savez(tmp_path / "a.npz", xyz=xyz.astype(str))
+    with pytest.raises(UsageError, match=r"a\.npz: xyz must be numbers"):
+        read_cloud(tmp_path / "a.npz")
+    sweep = {name: np.array(["a"]) for name in ("x", "y", "z", "intensity", "laser_number", "offset_ns")}
+    write_feather(tmp_path / "a.feather", sweep)
+    with pytest.raises(UsageError, match=r"a\.feather: columns x, y, z, .* must hold numbers"):
+        read_cloud(tmp_path / "a.feather")
+
+
+@pytest.mark.parametrize("ending", EVERY)
+def test_damaged_files_give_a_cloud_or_say_so(tmp_path: Path, ending: str) -> None:
+    path, rng = tmp_path / f"a{ending}", np.random.default_rng(0)
+    write_cloud(path, random_cloud())
+    whole, refused = path.read_bytes(), 0
+    for _ in range(100):
+        damaged = bytearray(whole)
+        damaged[rng.integers(len(whole))] = rng.integers(256)
+        del damaged[(at := rng.integers(len(whole))) : at + rng.integers(3)]
+        path.write_bytes(damaged)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # some points are not finite now
+                read_cloud(path)
+        except UsageError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert 30 < refused <= 100
 
 
 @pytest.mark.parametrize("ending", EXACT)

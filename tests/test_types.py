@@ -44,6 +44,7 @@ def test_empty_things_are_valid() -> None:
         (lambda: PointCloud(np.array([[0, 0, np.nan]])), r"xyz must be finite, got nan at \[0, 2\]"),
         (lambda: PointCloud(np.zeros((2, 3)), intensity=np.array([0, 255])), r"must lie in 0\.\.1, got 0\.\.255"),
         (lambda: PointCloud(np.zeros((2, 3)), ring=np.zeros(3)), r"ring must have shape \[2\], got \[3\]"),
+        (lambda: boxes(yaw=["left"]), "Boxes3D.yaw must be numbers, got an array of <U4"),
         (lambda: boxes(sizes=[[1.0, -2.0, 1.0]]), r"sizes\[0\] = \[1.0, -2.0, 1.0\] is negative"),
         (lambda: boxes(labels=[1]), r"labels\[0\] = 1 is none of the 1 classes"),
         (

@@ -29,7 +29,8 @@ EVALUATE = """Score detections against ground truth; write numbers, curves and t
 
 KITTI's average precision comes twice: R40, the mean over 40 recalls (1/40 to 1), which the benchmark has used since
 2019 and detectors are compared by; and R11, over 11 (0 to 1 by 0.1), of earlier papers, often a point or more higher,
-since recall 0 counts in it. Never compare one with the other.
+since recall 0 counts in it. Never compare one with the other. By its definition a class with n < 41 ground truths can't
+come to more than (n - 1)/40 in R40, however good the detections are: the numbers are for whole datasets.
 
 The folders hold, for kitti: one .txt a frame; nuscenes: .json as the devkit writes them, or for the truth the dataset's
 own tables; waymo: .parquet as the dataset 2.0 keeps boxes, with a column `score` and, where it is known,
