@@ -17,11 +17,12 @@ KEYPOINTS = """Keypoints side by side on photographs of scikit-image that S-TREK
 
 Each photograph, its shorter side 480 pixels, is turned by 0, 15, ... 345 degrees, tilted, and lit anew; 1,024
 keypoints, mutual nearest neighbours, points near the photograph's edge left out for every extractor; homographies by
-OpenCV's RANSAC (1 px) and MAGSAC++ (1 px). Then milliseconds an image of 640 x 480 pixels and images a second, taking
-turns, on the GPU if there is one; and the memory that one of 12 megapixels takes on the processor. In --data,
-photographs with cameras (image/, intrinsic/, pose/) give relative poses too. Prints tables in Markdown; --out gets them
-too, every number (CSV) and curves (PNG). Extractors whose weights must be downloaded (ALIKED, DISK, SuperPoint, ...)
-are not among these. Of --data, what can't be read is listed at the end, the rest is measured, and the exit code is 1.
+OpenCV's RANSAC (1 px), and as `robovision keypoints match` verifies (1 px: MAGSAC++, then a fit to all that agree).
+Then milliseconds an image of 640 x 480 pixels and images a second, taking turns, on the GPU if there is one; and the
+memory that one of 12 megapixels takes on the processor. In --data, photographs with cameras (image/, intrinsic/, pose/)
+give relative poses too. Prints tables in Markdown; --out gets them too, every number (CSV) and curves (PNG).
+Extractors whose weights must be downloaded (ALIKED, DISK, SuperPoint, ...) are not among these. Of --data, what can't
+be read is listed at the end, the rest is measured, and the exit code is 1.
 
 The whole takes half an hour of a core; `--step 45 --versions 2` takes a few minutes.
 

@@ -24,11 +24,13 @@ protocols:
   rotation       each image turned by 0, 15, ... 345 degrees on a larger canvas, in other light; shorter side 480
                  pixels, 1,024 keypoints; points near the image's edge are left out for every extractor
   hpatches       HPatches as glue-factory does: shorter side 480, 1,024 keypoints; homographies by OpenCV's RANSAC
-                 (0.5 px, 3,000 samples, 0.995), and by its MAGSAC++ (1 px)
+                 (0.5 px, 3,000 samples, 0.995), and by `verify` (1 px)
   hpatches-full  HPatches as D2-Net does: full size, 2,048 keypoints; homographies by OpenCV's RANSAC (3 px, 10,000
-                 samples, 0.999999), and by its MAGSAC++ (1 px)
+                 samples, 0.999999), and by `verify` (1 px)
   poses          relative pose of all pairs of photographs image/NAME.jpg with intrinsic/NAME.txt (3 x 3) and
                  pose/NAME.txt (4 x 4, camera to world); essential matrices by OpenCV's RANSAC (1 px, 0.99999)
+
+`verify` is what `match` does: OpenCV's MAGSAC++, then a fit to all matches that agree.
 
 Matches are mutual nearest neighbours. Prints tables in Markdown; --out gets results.json, and the rotation's curve.
 What can't be read is listed at the end, the rest is measured, and the exit code is 1; of HPatches a whole sequence is

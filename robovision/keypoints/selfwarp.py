@@ -12,14 +12,14 @@ from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import Extractor, load
 from robovision.keypoints.opencv import import_cv2
-from robovision.keypoints.planar import MAGSAC, Estimator, Ransac, Score, away_from_edges, resize, score
+from robovision.keypoints.planar import VERIFY, Estimator, Ransac, Score, away_from_edges, resize, score
 from robovision.seeding import derive
 from robovision.types import Array, Keypoints
 
 Change = Literal["rotation", "perspective", "light"]
 SPARE = 2
 """So many times the keypoints are extracted that are kept: those near synthetic edges are left out."""
-ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), MAGSAC)
+ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), VERIFY)
 """Of homographies, the same for every extractor."""
 NOISE = 0.015
 """Deviation of the noise that the second image gets."""
