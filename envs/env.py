@@ -184,7 +184,7 @@ class PixelEnv(gymnasium.Env[Observation, Action]):
             return item, simulation.state
         if self._lidar is not None and item == "lidar":
             lidar = self._lidar
-            return item, lambda: lidar.read(simulation.data)
+            return item, lambda: lidar.read(simulation.data, self.np_random)
         render: Callable[..., NDArray[Any]] = getattr(self._renderer, item, _not_drawn)
         camera, name = self._cameras[suffix], item + suffix
         if item == "pixels" and self.options.frame_stack > 1:

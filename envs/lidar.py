@@ -1,4 +1,4 @@
-"""A LiDAR on any MuJoCo model: what `observe=("lidar", ...)` reads, without noise and at one instant."""
+"""A LiDAR on any MuJoCo model: what `observe=("lidar", ...)` reads, at one instant; exact, or with its noise."""
 
 from __future__ import annotations
 
@@ -30,19 +30,21 @@ class Mount:
         on: a body or site of the model; nothing for the body that the first movable joint belongs to.
         pos: metres, in the frame of `on`.
         euler: degrees, turns about the frame's x, then y, then z axis; the sensor looks along x, z is up.
+        noise: whether distances are off by the sensor's noise, and its share of returns is lost.
     """
 
     sensor: str = "planar"
     on: str = ""
     pos: tuple[float, float, float] = (0.0, 0.0, 0.0)
     euler: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    noise: bool = False
 
 
 def parse_mount(text: str, default: Mount | None = None) -> Mount:
     """A mount from text; what the text leaves out is as in the default, and `default` leaves out everything.
 
     >>> parse_mount("on=torso pos=0,0,0.3")
-    Mount(sensor='planar', on='torso', pos=(0.0, 0.0, 0.3), euler=(0.0, 0.0, 0.0))
+    Mount(sensor='planar', on='torso', pos=(0.0, 0.0, 0.3), euler=(0.0, 0.0, 0.0), noise=False)
 
     Raises:
         UsageError: if it is written otherwise.
@@ -55,15 +57,16 @@ def parse_mount(text: str, default: Mount | None = None) -> Mount:
         sensor, on = parts.pop("sensor", default.sensor), parts.pop("on", default.on)
         pos = _three(parts.pop("pos")) if "pos" in parts else default.pos
         euler = _three(parts.pop("euler")) if "euler" in parts else default.euler
+        noise = _on(parts.pop("noise")) if "noise" in parts else default.noise
     except ValueError as error:
         raise UsageError(f"the LiDAR {text!r} is not written like {EXAMPLE!r}: {error}") from error
     if parts:
         raise UsageError(f"the LiDAR {text!r} is not written like {EXAMPLE!r}: {', '.join(parts)} is unknown")
-    return Mount(sensor, on, pos, euler)
+    return Mount(sensor, on, pos, euler, noise)
 
 
 class MountedLidar:
-    """Distances that a sensor measures from a model: exact, all rays at once, of everything but its own robot.
+    """Distances that a sensor measures from a model, all rays at once, of everything but its own robot.
 
     The robot is all that hangs on the same body of the world as the sensor; rays pass through it (an ego mask).
     Geoms that the simulator's pictures don't show, and fully transparent ones, are not hit.
@@ -82,6 +85,7 @@ class MountedLidar:
         sensor = make_sensor(mount.sensor)
         self._shape = len(sensor.elevations), len(sensor.azimuths)
         self._near, self._far = sensor.reach
+        self._noise, self._loss = (sensor.noise, sensor.loss) if mount.noise else (0.0, 0.0)
         self._site, self._body = _find(model, mount.on)
         self._pos = np.array(mount.pos)
         self._rays = sensor.directions().astype(np.float64) @ _rotation(mount.euler).T
@@ -90,8 +94,11 @@ class MountedLidar:
         self._own = (model.body_rootid == root)[model.geom_bodyid] & (root != 0)
         self.space = spaces.Box(0.0, self._far, self._shape, np.float32)
 
-    def read(self, data: mujoco.MjData) -> NDArray[np.float32]:
-        """Metres, float32 [L, C]: ring 0 first, columns as they fire; the farthest reach where nothing comes back."""
+    def read(self, data: mujoco.MjData, random: np.random.Generator) -> NDArray[np.float32]:
+        """Metres, float32 [L, C]: ring 0 first, columns as they fire; the farthest reach where nothing comes back.
+
+        `random` is drawn from only if the mount asks for noise.
+        """
         if self._site >= 0:
             turn, at = data.site_xmat[self._site].reshape(3, 3), data.site_xpos[self._site]
         else:
@@ -106,6 +113,9 @@ class MountedLidar:
             going, beyond = going[own], found[own, None] + BEYOND
             passed[going] += beyond[:, 0]
             starts[going] += beyond * rays[going]
+        if self._noise or self._loss:
+            lost = random.random(len(rays)) < self._loss
+            distances = np.where(lost, np.inf, distances + random.normal(0, self._noise, len(rays)))
         measured = (distances >= self._near) & (distances <= self._far)
         rings = np.where(measured, distances, self._far).reshape(self._shape[::-1]).T
         return np.ascontiguousarray(rings, np.float32)
@@ -151,6 +161,12 @@ def _three(text: str) -> tuple[float, float, float]:
     if not np.isfinite([x, y, z]).all():
         raise ValueError(f"{text} is not finite")
     return x, y, z
+
+
+def _on(text: str) -> bool:
+    if text not in ("on", "off"):
+        raise ValueError(f"noise is on or off, not {text!r}")
+    return text == "on"
 
 
 def _rotation(euler: tuple[float, float, float]) -> NDArray[np.float64]:

@@ -55,7 +55,8 @@ class EnvOptions:
     """What an observation holds: pixels, depth, segmentation, proprioception, state, lidar; empty: the task's own."""
     lidar: str = "default"
     """The LiDAR and where it is, written as `sensor=planar on=torso pos=0,0,0.3 euler=0,0,90`: on a body or site,
-    metres, degrees; what is left out is the task's own. Sensors: planar, mini-16, vlp-16, hdl-64e and others."""
+    metres, degrees; what is left out is the task's own. Sensors: planar, mini-16, vlp-16, hdl-64e and others;
+    `noise=on`: with their noise and losses."""
     show_goal: bool = True
     """Draw MetaWorld's mark at the goal, as the field's protocol does."""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,8 +36,10 @@ def find_sensor_pose(cloud: Path) -> SensorPose:
     for folder in sorted(root.glob("v1.0-*")):
         sweep = next((row for row in read_table(folder, "sample_data") if row.get("filename") == name), None)
         if sweep is not None:
-            ego, mount = (_row(folder, table, sweep[f"{table}_token"]) for table in ("ego_pose", "calibrated_sensor"))
-            return SensorPose(sweep["sample_token"], row_pose(ego) @ row_pose(mount))
+            with fitting(folder):
+                parts = (_row(folder, table, sweep[f"{table}_token"]) for table in ("ego_pose", "calibrated_sensor"))
+                ego, mount = map(row_pose, parts)
+                return SensorPose(sweep["sample_token"], ego @ mount)
     raise UsageError(
         f"nuScenes' boxes are in the global frame, and no table {root}/v1.0-*/sample_data.json knows {name}; "
         "keep the dataset's layout, or write the boxes in the sensor's frame as .npz"
@@ -63,9 +67,21 @@ def read_table(folder: Path, name: str) -> list[dict[str, Any]]:
         rows = json.loads(read_bytes(path))
     except ValueError as error:
         raise UsageError(f"{path} is no JSON or is cut off ({error}); download it again") from error
-    if not isinstance(rows, list):
-        raise UsageError(f"{path} must hold a list of rows")
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UsageError(f"{path} must hold a list of rows, each with its fields by name")
     return rows
+
+
+@contextlib.contextmanager
+def fitting(folder: Path) -> Iterator[None]:
+    """Raise UsageError naming the folder where rows of its tables lack something or point to no row."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{folder}: a row lacks a field, has a wrong one, or points to a row of another table that is not there "
+            f"({type(error).__name__}: {error}); download all tables again, of one version"
+        ) from error
 
 
 def _row(folder: Path, name: str, token: str) -> dict[str, Any]:

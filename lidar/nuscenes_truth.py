@@ -15,7 +15,7 @@ import numpy as np
 
 from robovision.errors import UsageError
 from robovision.lidar.nuscenes_boxes import NuScenesBoxes, select
-from robovision.lidar.nuscenes_tables import read_table
+from robovision.lidar.nuscenes_tables import fitting, read_table
 from robovision.lidar.rotations import quaternion_to_matrix
 from robovision.types import Array
 
@@ -61,8 +61,13 @@ def read_nuscenes_truth(folder: Path, detections: NuScenesBoxes) -> tuple[NuScen
 
     Raises:
         UsageError: if the tables don't know a sample, samples of a scene are without detections (empty lists are
-            needed for those), or a table is missing or damaged.
+            needed for those), or a table is missing or damaged, or they don't fit together.
     """
+    with fitting(folder):
+        return _read(folder, detections)
+
+
+def _read(folder: Path, detections: NuScenesBoxes) -> tuple[NuScenesBoxes, NuScenesBoxes]:
     samples = _by_token(folder, "sample")
     _check_samples(folder, samples, detections)
     places = _places(folder, detections.samples)

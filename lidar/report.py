@@ -78,7 +78,8 @@ def check_frames(what: str, truth: set[str], detections: set[str]) -> None:
     """Raise UsageError, listing what is only on one side, unless both hold the same frames."""
     if truth != detections:
         raise UsageError(
-            f"the {what} of truth and detections differ; write each, empty if nothing is found. "
+            f"the {what} of truth and detections differ; write each, empty if nothing is found, and of a split of the "
+            f"dataset give the truth of its {what} alone. "
             f"Only in truth: {listed(truth - detections)}. Only in detections: {listed(detections - truth)}"
         )
 

@@ -70,6 +70,13 @@ def voxelise(points: Tensor, sample: Tensor, grid: Grid) -> Voxels:
     return Voxels(unravel(cells, grid.shape), points[kept], index)
 
 
+def middles(voxels: Voxels, grid: Grid) -> Tensor:
+    """The middles of voxels along x, y and z, metres, [V, 3]."""
+    size, low = voxels.points.new_tensor(grid.voxel), voxels.points.new_tensor(grid.low)
+    middle: Tensor = (voxels.coordinates[:, [3, 2, 1]].to(size.dtype) + 0.5) * size + low
+    return middle
+
+
 def unravel(key: Tensor, shape: tuple[int, int, int]) -> Tensor:
     """Sample, z, y, x, int64 [V, 4], of keys [V] = ((sample * D + z) * H + y) * W + x."""
     depth, height, width = shape

@@ -18,6 +18,7 @@ BEV = BevOptions((1, 1), (2, 2), (16, 16), (1, 2), (16, 16))
 VOXELS = Grid((0.0, -3.2, -3.0), (6.4, 3.2, 1.0), (0.1, 0.1, 0.1))
 
 CENTER = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), center=CenterOptions(16, 1), overlap=0.2)
+PLACELESS = dataclasses.replace(CENTER, absolute=False, bev=BevOptions((0, 0), (2, 2), (16, 16), (1, 2), (16, 16)))
 AXES = dataclasses.replace(CENTER, center=CenterOptions(16, 1, axis=True))
 ANCHORED = DetectorConfig(CLASSES, GRID, BEV, pillars=(16,), anchors=ANCHORS)
 SECOND = DetectorConfig(

@@ -168,7 +168,7 @@ def test_keypoints_are_measured_side_by_side(
     assert len(numbers) == 2 * 4
     mean = np.mean([float(row["repeatability@3"]) for row in numbers if row["extractor"] == "orb"])
     assert f"{100 * mean:.1f}" == rows[0][2]
-    assert float(numbers[0]["corners_px MAGSAC++ 1 px"]) < 1
+    assert float(numbers[0]["corners_px verify 1 px"]) < 1
     for change in ("rotation", "perspective", "light"):
         assert (out / f"scikit-image-{change}.png").stat().st_size > 5000
     (tmp_path / "empty").mkdir()

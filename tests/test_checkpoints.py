@@ -130,6 +130,35 @@ def test_foreign_files_are_said(content: bytes, message: str, tmp_path: Path) ->
         read_tensors(tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["pickle", "torchscript"])
+def test_a_flipped_bit_is_said(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    if kind == "pickle":
+        torch.save({"weight": torch.arange(6.0)}, path)
+    else:
+        torchscript(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(torch.arange(6.0).numpy().tobytes()) + 6] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged, get it again: Bad CRC-32 for file"):
+        read_tensors(path)
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."])
+def test_what_is_wrapped_around_a_network_is_left_out_of_its_names(prefix: str, tmp_path: Path) -> None:
+    vit = ViT(SMALL)
+    state = {f"{prefix}{name}": value for name, value in vit.state_dict().items()}
+    torch.save({"model": state, "epoch": 3}, tmp_path / "w.pth")
+    weights.save(tmp_path / "w.safetensors", state)
+    for file in ("w.pth", "w.safetensors"):
+        other = ViT(SMALL)
+        assert load_pretrained(other, tmp_path / file) == "timm, MAE, MVP, VC-1 or DINOv2"
+        assert all(torch.equal(value, vit.state_dict()[name]) for name, value in other.state_dict().items())
+    torch.save({**state, **vit.state_dict()}, tmp_path / "both.pth")
+    with pytest.raises(UsageError, match=r"both\.pth holds cls_token twice, once as cls_token: leave only one"):
+        load_pretrained(ViT(SMALL), tmp_path / "both.pth")
+
+
 def test_another_architecture_is_named_tensor_by_tensor(tmp_path: Path) -> None:
     torch.save(ViT(ViTSize(64, 3, 2)).state_dict(), tmp_path / "deep.pth")
     with pytest.raises(UsageError) as caught:

@@ -54,7 +54,7 @@ from robovision.symmetry.groupconv import FieldNorm, GroupMax, LiftingConv, Plan
 from robovision.symmetry.groups import O3, PERMUTATION, SE3, SO3, cyclic_shifts, shifts, turns
 from robovision.symmetry.space import Isometry, Similarity
 from robovision.testing import assert_declared
-from tests.lidar_scenes import ANCHORED, CENTER, RESIDUAL, SECOND, TWO_STAGES, scene
+from tests.lidar_scenes import ANCHORED, CENTER, PLACELESS, RESIDUAL, SECOND, TWO_STAGES, scene
 
 C8, D4 = PlaneGroup.parse("C8"), PlaneGroup.parse("D4")
 SMALL = ViTSize(32, 2, 2)
@@ -75,8 +75,8 @@ def short_resnet() -> ResNet50:
 
 def on_sweep(config: DetectorConfig) -> tuple[nn.Module, Tensor, Callable[[Tensor], object]]:
     """A detector as a function of one sweep's points."""
-    detector = lidar.Detector(config)
-    points = scene().points
+    detector = lidar.Detector(config).double()
+    points = scene().points.double()
     return detector, points, lambda points: detector(points, torch.zeros(len(points), dtype=torch.int64), 1)
 
 
@@ -124,6 +124,7 @@ CASES: dict[str, Callable[[], Case]] = {
     "S-TREK descriptor": lambda: (Descriptor(), torch.cat([image(32, 1), image(33, 1)[..., 1:, 1:]])),
     "PointPillars": lambda: on_sweep(ANCHORED),
     "CenterPoint on pillars": lambda: on_sweep(CENTER),
+    "CenterPoint on pillars that don't know their place": lambda: on_sweep(PLACELESS),
     "SECOND": lambda: on_sweep(SECOND),
     "residual voxels": lambda: on_sweep(RESIDUAL),
     "Voxel R-CNN": lambda: on_sweep(TWO_STAGES),

@@ -15,7 +15,7 @@ from robovision.bench import keypoints as bench
 from robovision.cli import main
 from robovision.errors import UsageError
 from robovision.keypoints import hpatches, posed, selfwarp
-from robovision.keypoints.planar import GLUE_FACTORY, MAGSAC, Ransac, away_from_edges, resize, score
+from robovision.keypoints.planar import GLUE_FACTORY, VERIFY, Ransac, away_from_edges, resize, score
 from robovision.keypoints.scores import (
     area_under_recall,
     corner_error,
@@ -84,21 +84,21 @@ def _described(xy: list[list[float]], numbers: list[int]) -> Keypoints:
 def test_a_score_by_hand() -> None:
     first = _described([[10, 10], [30, 30], [50, 50], [70, 70]], [0, 1, 2, 3])
     second = _described([[20, 10], [42, 30], [64, 50], [10, 90]], [0, 1, 2, 4])  # right, 2, 4 px off, another point
-    found = score(first, second, RIGHT_10, (GLUE_FACTORY, MAGSAC))
+    found = score(first, second, RIGHT_10, (GLUE_FACTORY, VERIFY))
     assert (found.keypoints, found.matches) == (4, 3)
     assert found.accurate.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert found.precise.tolist() == pytest.approx([1 / 3, 2 / 3, 1])
     assert found.repeated.tolist() == [(1 / 4 + 1 / 4) / 2, (2 / 4 + 2 / 4) / 2, (3 / 4 + 3 / 4) / 2]
     exact = _described([[20, 10], [40, 30], [60, 55], [80, 60], [15, 66]], [0, 1, 2, 3, 4])
     back = _described([[10, 10], [30, 30], [50, 55], [70, 60], [5, 66]], [0, 1, 2, 3, 4])
-    assert score(back, exact, RIGHT_10, (GLUE_FACTORY, MAGSAC)).corners == pytest.approx([0, 0], abs=1e-4)
-    nothing = score(first, _described([], []), RIGHT_10, (GLUE_FACTORY, MAGSAC))
+    assert score(back, exact, RIGHT_10, (GLUE_FACTORY, VERIFY)).corners == pytest.approx([0, 0], abs=1e-4)
+    nothing = score(first, _described([], []), RIGHT_10, (GLUE_FACTORY, VERIFY))
     assert (nothing.matches, nothing.corners.tolist()) == (0, [np.inf, np.inf])
     assert nothing.accurate.tolist() == [0, 0, 0]
 
 
 def test_an_error_of_exactly_the_threshold_is_accurate_but_not_precise() -> None:
-    found = score(_described([[10, 10]], [0]), _described([[23, 10]], [0]), RIGHT_10, (GLUE_FACTORY, MAGSAC))
+    found = score(_described([[10, 10]], [0]), _described([[23, 10]], [0]), RIGHT_10, (GLUE_FACTORY, VERIFY))
     assert found.accurate.tolist() == [0, 1, 1]
     assert found.precise.tolist() == [0, 0, 1]
 
@@ -240,7 +240,7 @@ def test_hpatches_in_both_protocols(patches: Path, tmp_path: Path, capsys: pytes
             assert numbers[part]["sift"]["pairs"] == 5
             assert numbers[part]["sift"]["mma"][1] > 0.85
             assert min(h["auc"][2] for h in numbers[part]["sift"]["homographies"].values()) > 0.7
-            assert set(numbers[part]["sift"]["homographies"]) > {"MAGSAC++ 1 px"}
+            assert set(numbers[part]["sift"]["homographies"]) > {"verify 1 px"}
 
 
 def test_hpatches_is_scaled_with_its_homographies(patches: Path) -> None:

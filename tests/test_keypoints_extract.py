@@ -107,6 +107,13 @@ def test_names_and_numbers_are_checked() -> None:
         keypoints.load("sift", 0)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has the CUDA device that is to be missing")
+@pytest.mark.parametrize("name", NAMES)
+def test_a_missing_device_is_refused_by_every_extractor(name: str) -> None:
+    with pytest.raises(UsageError, match="no cuda device here"):
+        keypoints.load(name, device="cuda")
+
+
 def test_transparent_is_black_and_colours_weigh_as_in_opencv() -> None:
     colour = np.random.default_rng(0).integers(0, 256, (5, 6, 3), np.uint8)
     assert np.abs(grey(colour) * 255 - cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)).max() <= 0.51

@@ -9,6 +9,8 @@ import torch
 from robovision.errors import UsageError
 from robovision.keypoints.geometry import NEEDED, Geometry, VerifyOptions, relative_pose, verify
 from robovision.keypoints.matching import MatchOptions, match, match_descriptors
+from robovision.keypoints.refit import fit, refit
+from robovision.keypoints.scores import corner_error, warp
 from robovision.types import Array, Keypoints
 
 FIRST = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 9.0]])
@@ -101,6 +103,34 @@ def test_a_homography_is_found_among_wrong_matches() -> None:
     again = verify(first, second, VerifyOptions("homography"))
     assert again.matrix is not None
     assert np.array_equal(again.matrix, found.matrix)
+
+
+def test_a_homography_is_fitted_to_all_that_agree() -> None:
+    rng = np.random.default_rng(2)
+    truth = np.array([[0.9, -0.3, 80], [0.2, 1.1, -20], [1e-4, -1e-4, 1]])
+    worse = []
+    for _ in range(8):
+        first = rng.uniform(0, 640, (300, 2))
+        second = warp(first, truth) + rng.normal(0, 0.5, first.shape)
+        second[:90] += rng.uniform(5, 50, (90, 2))
+        start = truth + np.array([[0, 0, 1.0], [0, 0, -0.7], [0, 0, 0]])
+        ours = refit(start, first, second, 2.0)
+        least = fit(first[90:], second[90:], np.ones(210))
+        assert least is not None
+        worse.append(corner_error(ours, truth, (640, 640)) - corner_error(least, truth, (640, 640)))
+    assert np.mean(worse) < 0.05  # as good as least squares on the right matches alone
+
+
+def test_a_fit_is_exact_and_refuses_lines() -> None:
+    rng = np.random.default_rng(3)
+    truth = np.array([[0.9, -0.3, 80], [0.2, 1.1, -20], [1e-4, -1e-4, 1]])
+    first = rng.uniform(0, 640, (9, 2))
+    second = warp(first, truth)
+    second[0] += 50
+    assert np.abs(np.asarray(fit(first, second, np.r_[0.0, np.ones(8)])) - truth).max() < 1e-6
+    line = np.stack([np.arange(20.0), 2 * np.arange(20.0)], 1)
+    assert fit(line, line, np.ones(20)) is None
+    assert refit(truth, line, line, 1.0) is truth  # nothing agrees
 
 
 def test_a_fundamental_matrix_is_found_among_wrong_matches() -> None:

@@ -24,7 +24,9 @@ def test_refinement_is_the_mean_of_the_policy_around_the_maximum() -> None:
     assert float(uncertainty) == pytest.approx(spread, rel=0.02)
     level = refine(torch.zeros(15, 15), middle, middle)
     assert level[0][0].tolist() == pytest.approx([0, 0], abs=1e-6)
-    assert float(level[1]) == pytest.approx(float(torch.stack(disc(REACH)).double().square().mean().sqrt()))
+    assert float(level[1]) == pytest.approx(
+        float(torch.stack(disc(REACH, torch.device("cpu"))).double().square().mean().sqrt())
+    )
 
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])

@@ -87,4 +87,4 @@ def test_local_maxima_turn_with_the_map_and_a_level_map_has_none() -> None:
     logits = (torch.rand(1, 30, 30) * 8).round()  # with ties
     assert (local_maxima(logits.rot90(1, (1, 2)), 2) == local_maxima(logits, 2).rot90(1, (1, 2))).all()
     assert not local_maxima(torch.ones(1, 9, 9), 2).any()
-    assert len(disc(1)[0]) == 5
+    assert len(disc(1, torch.device("cpu"))[0]) == 5

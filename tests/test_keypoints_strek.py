@@ -100,6 +100,41 @@ def test_wrong_images_are_refused(image: np.ndarray, extractor: Strek) -> None:
         extractor.extract(image)
 
 
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_every_tensor_is_made_on_the_device_of_the_image(multi_scale: bool, leaf: Tensor) -> None:
+    """With another default device, a tensor whose device nobody states is on the wrong one, and extraction fails."""
+    image = np.kron(leaf.numpy(), np.ones((2, 2), np.float32))
+    strek = Strek.load(ExtractorOptions(100, multi_scale=multi_scale))
+    expected = strek.extract(image)
+    with torch.device("meta"):
+        found = strek.extract(image)
+        assert len(strek.extract(image[:20, :20])) == 0
+    assert np.array_equal(found.xy, expected.xy)
+    assert found.descriptors is not None
+    assert expected.descriptors is not None
+    assert np.array_equal(found.descriptors, expected.descriptors)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("multi_scale", [False, True])
+def test_cuda_finds_what_the_processor_finds(multi_scale: bool, leaf: Tensor) -> None:
+    image = np.kron(leaf.numpy(), np.ones((2, 2), np.float32))
+    here, there = (Strek.load(ExtractorOptions(300, multi_scale=multi_scale), device=d) for d in ("cpu", "cuda"))
+    first, second = here.extract(image), there.extract(image)
+    assert abs(len(first) - len(second)) <= 3
+    distance = np.linalg.norm(first.xy[:, None] - second.xy[None], axis=2)
+    nearest = distance.argmin(1)
+    near = distance.min(1) < 0.01
+    assert near.mean() > 0.98
+    assert first.descriptors is not None
+    assert second.descriptors is not None
+    cosines = (first.descriptors * second.descriptors[nearest]).sum(1)
+    assert np.median(cosines[near]) > 0.9999
+    again = there.extract(image)
+    assert np.array_equal(again.xy, second.xy)
+    assert len(there.extract(np.full((200, 230), 0.3, np.float32))) == 0
+
+
 def test_the_embedded_weights_are_small_have_a_card_and_hold_under_a_turn(leaf: Tensor) -> None:
     path = weights.find("strek")
     assert path.stat().st_size <= 4_000_000

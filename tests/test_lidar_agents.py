@@ -48,7 +48,19 @@ def rooms(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def eye(rooms: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder of a pretraining of two steps."""
     out = tmp_path_factory.mktemp("runs") / "eye"
-    arguments = ["--data", str(rooms), "--model", "room", "--objectives", "contrast", "--steps", "2", "--batch", "2"]
+    arguments = [
+        "--data",
+        str(rooms),
+        "--model",
+        "room",
+        "--absolute",
+        "--objectives",
+        "contrast",
+        "--steps",
+        "2",
+        "--batch",
+        "2",
+    ]
     assert main(["pretrain", "lidar", *arguments, "--points", "64", "--threads", "1", "--out", str(out)]) == 0
     return out
 

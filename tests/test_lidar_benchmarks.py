@@ -104,6 +104,16 @@ def test_nuscenes_tables_must_fit_the_results(tables: tuple[Path, Path, dict[str
     with pytest.raises(UsageError, match=f"1 of .* have no detection_score, the first in sample {token}"):
         nuscenes_metric.evaluate(truth, found)
     write_results(found, results)
+    instances = (truth / "instance.json").read_text()
+    for wrong, message in (
+        ("[]", "points to a row of another table that is not there"),
+        (instances.replace("category_token", "category"), r"a row lacks a field.* 'category_token'"),
+        ("[1]", "must hold a list of rows"),
+    ):
+        (truth / "instance.json").write_text(wrong)
+        with pytest.raises(UsageError, match=message):
+            nuscenes_metric.evaluate(truth, found)
+    (truth / "instance.json").write_text(instances)
     (truth / "ego_pose.json").write_text("[]")
     with pytest.raises(UsageError, match="has no LIDAR_TOP key frame"):
         nuscenes_metric.evaluate(truth, found)

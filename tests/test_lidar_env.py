@@ -86,6 +86,22 @@ def test_rings_and_columns_are_those_of_the_sensor(room: str) -> None:
     assert len(np.unique(measured[:, 90])) > 3
 
 
+def test_a_noisy_sensor_errs_as_it_says_and_repeats_by_seed(room: str) -> None:
+    exact, noisy = (
+        make(room, observe=("lidar",), lidar=f"sensor=mini-16 on=world pos=0,0,0.4 noise={noise}")
+        for noise in ("off", "on")
+    )
+    truth, first, again = (env.reset(seed=1)[0]["lidar"] for env in (exact, noisy, noisy))
+    assert np.array_equal(first, again)
+    later = noisy.step(np.zeros(1, np.float32))[0]["lidar"]
+    assert not np.array_equal(first, later)
+    hit = truth < 30
+    lost = first[hit] == 30
+    assert 0.005 < lost.mean() < 0.05  # 2 %
+    assert np.std(first[hit][~lost] - truth[hit][~lost]) == pytest.approx(0.02, rel=0.2)
+    assert (first[~hit] == 30).all()
+
+
 @pytest.mark.parametrize("task", ["metaworld/drawer-open", "dmc/walker-walk", "adroit/pen", "mujoco/ant"])
 def test_every_robot_can_carry_one(task: str) -> None:
     options = EnvOptions(preset="fastest", size=16, observe=("lidar", "proprioception"))
@@ -100,7 +116,7 @@ def test_every_robot_can_carry_one(task: str) -> None:
 def test_a_mount_is_written_as_text() -> None:
     assert parse_mount("default", Mount("mini-16", "head")) == Mount("mini-16", "head")
     assert parse_mount("pos=1,2,3", Mount("mini-16", "head")) == Mount("mini-16", "head", (1, 2, 3))
-    for text in ("on=torso pos=1,2", "euler=a,0,0", "torso", "pos=nan,0,0", "at=torso"):
+    for text in ("on=torso pos=1,2", "euler=a,0,0", "torso", "pos=nan,0,0", "at=torso", "noise=1"):
         with pytest.raises(UsageError, match="is not written like 'sensor=planar on=torso"):
             parse_mount(text)
 
@@ -144,7 +160,7 @@ def test_what_is_drawn_and_hit_is_the_layout(simulation: Navigate) -> None:
         simulation.reset(np.random.default_rng(seed))
         layout, pose = simulation._layout, simulation.pose()
         lidar = MountedLidar(simulation.model, simulation.mount, (0, 1, 2))
-        measured = lidar.read(simulation.data)[0].astype(np.float64)
+        measured = lidar.read(simulation.data, np.random.default_rng(0))[0].astype(np.float64)
         angles = np.pi - 2 * np.pi * np.arange(180) / 180 + pose[2]
         ends = np.array(pose[:2]) + measured[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1)
         hit = measured < 10

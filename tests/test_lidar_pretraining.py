@@ -20,7 +20,7 @@ from robovision.lidar.detectors.models import MODELS
 from robovision.lidar.detectors.train_options import TrainOptions
 from robovision.lidar.pretraining.also import DEPTH, ask
 from robovision.lidar.pretraining.contrast import common, point_info_nce
-from robovision.lidar.pretraining.files import FILE, assign_backbone
+from robovision.lidar.pretraining.files import FILE, as_pretrained, assign_backbone, save_backbone
 from robovision.lidar.pretraining.flow import carry
 from robovision.lidar.pretraining.network import Trunk, at_points, cells_of, inside
 from robovision.lidar.pretraining.options import MotionOptions, PretrainOptions, Weights
@@ -34,6 +34,7 @@ from robovision.lidar.transforms import Similarity
 from robovision.processes import Processes
 from robovision.run import Run
 from robovision.types import PointCloud
+from tests.lidar_scenes import CENTER
 
 GROUND = Grid((0.0, -4.0, -3.0), (8.0, 4.0, 1.0), (1.0, 1.0, 4.0))
 
@@ -173,6 +174,20 @@ def test_resumed_pretraining_is_the_same_bit_by_bit(pretrained: Path, tmp_path: 
     assert main(["pretrain", "lidar", "--resume", str(path)]) == 0
     assert (path / FILE).read_bytes() == (pretrained / FILE).read_bytes()
     assert (path / "curve.png").stat().st_size > 3000
+
+
+def test_a_backbone_that_sees_no_places_starts_a_detector_that_sees_none(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    placeless = dataclasses.replace(CENTER, absolute=False)
+    save_backbone(path, Trunk(placeless))
+    assert as_pretrained(CENTER, path) == placeless == as_pretrained(placeless, path)
+    assign_backbone(Detector(as_pretrained(CENTER, path)), path)
+    with pytest.raises(UsageError, match=r"absolute: False, not True\nWhether .* --no-absolute"):
+        assign_backbone(Detector(CENTER), path)
+    save_backbone(path, Trunk(CENTER))
+    assert as_pretrained(CENTER, path) == CENTER
+    assert PretrainOptions(model="small").detector() == dataclasses.replace(MODELS["small"], absolute=False)
+    assert PretrainOptions(model="small", absolute=True).detector() == MODELS["small"]
 
 
 def test_a_backbone_starts_a_detector_of_its_model_only(pretrained: Path, tmp_path: Path) -> None:

@@ -127,6 +127,9 @@ def test_nuscenes_boxes_are_moved_into_the_sensors_frame(tmp_path: Path) -> None
     for name, content in tables.items():
         (tmp_path / "v1.0-mini" / f"{name}.json").write_text(json.dumps(content))
     assert same(read_frame(cloud, options).detections)
+    (tmp_path / "v1.0-mini" / "ego_pose.json").write_text('[{"token": "e", "rotation": [1, 0, 0, 0]}]')
+    with pytest.raises(UsageError, match=r"v1\.0-mini: a row lacks a field.*'translation'"):
+        read_frame(cloud, options)
 
 
 def test_points_land_in_their_pixels() -> None:

@@ -58,7 +58,7 @@ class ReinforcedAgent(Agent):
         self.policy.to(device).set_training_mode(False)
         for extractor in (module for module in self.policy.modules() if isinstance(module, PixelExtractor)):
             extractor.set_half(half)
-        self._observe = KeypointObserver(config.keypoints) if config.keypoints.method != "none" else None
+        self._observe = KeypointObserver(config.keypoints, device) if config.keypoints.method != "none" else None
         self.moments = {
             name: tuple(tensors[f"{NORMALISE}{name}.{part}"].numpy() for part in ("mean", "var"))
             for name in config.normalise

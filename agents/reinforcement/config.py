@@ -47,7 +47,8 @@ class LidarOptions:
     """rings: convolutions along the rings; room, tiny, small or another detector without intensity: its backbone, which
     sees the points from above."""
     weights: Path | None = None
-    """A run of `robovision pretrain lidar` of the same model, or its backbone.safetensors; without, random weights."""
+    """A run of `robovision pretrain lidar` of the same model with --absolute, or its backbone.safetensors; without,
+    random weights."""
     frozen: bool = False
     """The backbone stays as it is."""
 

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecMonitor, 
 
 from robovision.agents.reinforcement.config import KeypointOptions, RLConfig
 from robovision.agents.reinforcement.vec_env import SB3VecEnv
+from robovision.devices import Device
 from robovision.envs.env import PixelEnv
 from robovision.envs.lidar import parse_mount
 from robovision.envs.registry import EnvOptions, make_simulation, make_vec
@@ -26,7 +27,7 @@ def make_envs(config: RLConfig) -> tuple[VecEnv, SB3VecEnv]:
     core = SB3VecEnv(make_vec(config.task, config.envs, config.env, workers=config.workers or None))
     envs: VecEnv = core
     if config.keypoints.method != "none":
-        envs = KeypointVecEnv(envs, config.keypoints)
+        envs = KeypointVecEnv(envs, config.keypoints, config.device)
     envs = VecMonitor(envs)
     if config.normalise:
         observed: list[str] = [name for name in config.normalise if name != "reward"]
@@ -81,14 +82,15 @@ def with_keypoints_space(space: spaces.Dict, options: KeypointOptions) -> spaces
 class KeypointObserver:
     """Adds `keypoints` to observations: float32 [B, N, 3], x and y in -1..1 of the image, and 1; zeros for none.
 
-    They are those of the newest frame of `pixels`, strongest first.
+    They are those of the newest frame of `pixels`, strongest first, found on CUDA or on the processor.
     """
 
-    def __init__(self, options: KeypointOptions) -> None:
+    def __init__(self, options: KeypointOptions, device: Device = "cpu") -> None:
         from robovision.keypoints import extractors
 
         self._options = options
-        self._extractor = extractors.load(options.method, options.count)
+        place: Device = "cuda" if device == "cuda" else "cpu"
+        self._extractor = extractors.load(options.method, options.count, device=place)
 
     def __call__(self, observations: Observation) -> Observation:
         """The observations [B, ...] with keypoints, and without pixels unless these are to stay."""
@@ -108,10 +110,10 @@ class KeypointObserver:
 class KeypointVecEnv(VecEnvWrapper):
     """Environments whose observations hold keypoints; see `KeypointObserver`."""
 
-    def __init__(self, venv: VecEnv, options: KeypointOptions) -> None:
+    def __init__(self, venv: VecEnv, options: KeypointOptions, device: Device = "cpu") -> None:
         assert isinstance(venv.observation_space, spaces.Dict)
         super().__init__(venv, with_keypoints_space(venv.observation_space, options))
-        self._observe = KeypointObserver(options)
+        self._observe = KeypointObserver(options, device)
 
     def reset(self) -> Observation:
         observations = self.venv.reset()

@@ -41,7 +41,7 @@ class BevBackbone(nn.Module):
     def symmetries(self) -> tuple[Symmetry, ...]:
         """Shifts by the cells of its coarsest map, far from the border's zeros; turns are broken."""
         cells = Image(float(self.stride))
-        moved = Symmetry(shifts(self.coarsest), "interior", outputs=cells, margin=self._reach())
+        moved = Symmetry(shifts(self.coarsest), "interior", outputs=cells, margin=self.reach)
         return moved, Symmetry(turns("C4"), "none", outputs=cells)
 
     def forward(self, features: Tensor) -> Tensor:
@@ -51,7 +51,8 @@ class BevBackbone(nn.Module):
             enlarged.append(deblock(features))
         return torch.cat(enlarged, dim=1)
 
-    def _reach(self) -> int:
+    @property
+    def reach(self) -> int:
         """Cells of the result that a cell sees to each side."""
         inputs, cell = 0, 1
         for stride, layers in zip(self._options.strides, self._options.layers, strict=True):

@@ -25,6 +25,8 @@ BOX_WEIGHT, WAY_WEIGHT = 2.0, 0.2
 class CenterHead(Head):
     """Peaks `hm` [B, classes, H, W] as logits, and the maps of `BOX`."""
 
+    reach = 3
+
     def __init__(self, width: int, config: DetectorConfig) -> None:
         super().__init__()
         self.config = config

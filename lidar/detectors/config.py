@@ -141,6 +141,9 @@ class DetectorConfig:
     """Pillars of fewer points also see an empty point, as those that OpenPCDet fills up; 0: none does."""
     intensity: bool = True
     """Whether it sees the points' intensity."""
+    absolute: bool = True
+    """Whether it sees where points lie along x and y, as published, beside where they lie in their pillar or voxel.
+    Without, what it sees of a scene moves with it by whole cells, exactly."""
     anchors: tuple[Anchor, ...] = ()
     """Of each class, for an anchor head; none for a centre head."""
     center: CenterOptions = CenterOptions()

@@ -54,15 +54,21 @@ class Detector(nn.Module):
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def symmetries(self) -> tuple[Symmetry, ...]:
-        """The points' order is nothing to it; it sees absolute coordinates, so that nothing else is kept.
+        """The points' order is nothing to it. If it sees absolute coordinates, nothing else is kept; without them,
+        shifts by the cells of its coarsest map are, which is declared of pillars.
 
         Of one sweep's points alone: of the function `points -> self(points, zeros, 1)`.
         """
-        cell = self.config.grid.voxel[0] * self.config.bev.stride * (1 if self.config.encoder == "pillars" else 8)
-        moving = GROUND.of(cell), YAW.of(90.0), MIRROR, CLOUD_SCALE.of(1.1)
-        ground = Ground(self.config.grid)
-        order = Symmetry(PERMUTATION, "exact", Sweep(), ground, part=_scores)
-        return order, *(Symmetry(group, "none", Sweep(), ground, part=_scores) for group in moving)
+        config, ground = self.config, Ground(self.config.grid)
+        shift = config.grid.voxel[0] * (config.stride if config.absolute else 0.5)
+        kept = [Symmetry(PERMUTATION, "exact", Sweep(), ground, part=_scores)]
+        if config.encoder == "pillars" and not config.absolute:
+            coarse = GROUND.of(config.grid.voxel[0] * self.backbone.coarsest)
+            margin = self.backbone.reach + self.head.reach
+            kept.append(Symmetry(coarse, "interior", Sweep(), ground, margin, part=_scores))
+        broken = YAW.of(90.0), MIRROR, CLOUD_SCALE.of(1.1), GROUND.of(shift)
+        lost = (Symmetry(group, "none", Sweep(), ground, part=_scores) for group in broken)
+        return *kept, *lost
 
     def features(self, points: Tensor, sample: Tensor, size: int) -> tuple[Tensor, Stages]:
         """What the head reads, [B, C, H, W], of points [P, 3 or 4] of `size` sweeps; and what a second stage does."""

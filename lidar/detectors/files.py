@@ -20,7 +20,7 @@ KEY = "robovision.lidar.detector"
 """The entry of the header that holds the config as JSON."""
 SHOWN = 5
 """Differences that are named when weights do not fit."""
-BACKBONE = ("encoder", "grid", "bev", "pillars", "padding", "intensity")
+BACKBONE = ("encoder", "grid", "bev", "pillars", "padding", "intensity", "absolute")
 """What two models must have in common for the weights of their backbones to mean the same."""
 WHOLE = ("classes", *BACKBONE, "anchors", "roi")
 """And for all of their weights."""
@@ -65,7 +65,9 @@ def check_same(found: DetectorConfig, wanted: DetectorConfig, names: Sequence[st
         if getattr(found, name) != getattr(wanted, name)
     ]
     if differing:
-        raise UsageError(f"{fault}:\n  " + "\n  ".join(differing))
+        places = "absolute" in names and found.absolute != wanted.absolute
+        remedy = "\nWhether a model sees absolute x and y is said by --absolute and --no-absolute, in pretraining too"
+        raise UsageError(f"{fault}:\n  " + "\n  ".join(differing) + (remedy if places else ""))
 
 
 def assign(detector: Detector, tensors: Mapping[str, Tensor], path: Path) -> None:

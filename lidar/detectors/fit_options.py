@@ -24,6 +24,9 @@ class FitOptions:
     """small, tiny, room, pointpillars, second, voxel-rcnn, centerpoint-pillar or centerpoint-voxel."""
     intensity: bool = True
     """Whether a model that sees the points' intensity may."""
+    absolute: bool = True
+    """Whether a model that sees where points lie along x and y may, beside where they lie in their pillar or voxel;
+    pretraining learns more of shapes without."""
     steps: int = 2000
     """Steps of the optimiser."""
     batch: int = 4
@@ -74,4 +77,8 @@ class FitOptions:
     def detector(self) -> DetectorConfig:
         """The detector that is fitted."""
         config = make_config(self.model)
-        return dataclasses.replace(config, intensity=config.intensity and self.intensity)
+        return dataclasses.replace(
+            config,
+            intensity=config.intensity and self.intensity,
+            absolute=config.absolute and self.absolute,
+        )

@@ -28,7 +28,11 @@ class Ground(Kind):
     def mask(self, element: Element, data: Tensor, margin: int = 0) -> Tensor:
         if isinstance(element, Permutation):
             return super().mask(element, data, margin)
-        return act_on_map(self._similarity(element), data, self.grid)[1].to(data)
+        height, width = data.shape[2:]
+        inner = data.new_zeros(1, 1, height, width)
+        inner[:, :, margin : height - margin, margin : width - margin] = 1
+        moved, known = act_on_map(self._similarity(element), inner, self.grid)
+        return (known & (moved > 0.999)[0, 0] & (inner > 0)[0, 0]).to(data)
 
     def centred(self, data: Tensor) -> Tensor:
         return data - data.mean((2, 3), keepdim=True)
@@ -55,9 +59,10 @@ def act_on_map(element: Similarity, features: Tensor, grid: Grid) -> tuple[Tenso
     height, width = features.shape[2:]
     low = torch.tensor(grid.low[:2], dtype=torch.float64)
     extent = torch.tensor(grid.high[:2], dtype=torch.float64) - low
-    x = (torch.arange(width) + 0.5) / width * extent[0] + low[0]
-    y = (torch.arange(height) + 0.5) / height * extent[1] + low[1]
-    place = torch.stack([x.expand(height, width), y[:, None].expand(height, width), torch.zeros(height, width)], dim=-1)
+    x = (torch.arange(width, dtype=low.dtype) + 0.5) / width * extent[0] + low[0]
+    y = (torch.arange(height, dtype=low.dtype) + 0.5) / height * extent[1] + low[1]
+    x, y = x.expand(height, width), y[:, None].expand(height, width)
+    place = torch.stack([x, y, torch.zeros_like(x)], dim=-1)
     source = (element.inverse().points(place)[..., :2] - low) / extent * 2 - 1
     at = source[None].to(features)
     moved = functional.grid_sample(features, at, align_corners=False)

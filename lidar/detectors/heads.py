@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +42,9 @@ class Found:
 
 class Head(nn.Module, ABC):
     """The last part of a detector."""
+
+    reach: ClassVar[int] = 0
+    """Cells of the features that a cell of its maps sees to each side."""
 
     @abstractmethod
     def forward(self, features: Tensor) -> Maps:

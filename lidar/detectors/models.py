@@ -39,6 +39,7 @@ MODELS: dict[str, DetectorConfig] = {
         pillars=(16,),
         padding=0,
         intensity=False,
+        absolute=False,
         center=CenterOptions(32, bias=False),
         overlap=0.2,
         most=200,

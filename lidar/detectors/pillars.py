@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from robovision.lidar.detectors.config import DetectorConfig, Grid
-from robovision.lidar.voxels import Voxels, voxelise
+from robovision.lidar.voxels import Voxels, middles, voxelise
 
 
 class PillarLayer(nn.Module):
@@ -34,8 +34,8 @@ class PillarEncoder(nn.Module):
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
-        self.grid, self.padding = config.grid, config.padding
-        widths = [config.features + 6, *config.pillars]
+        self.grid, self.padding, self.absolute = config.grid, config.padding, config.absolute
+        widths = [config.features + (6 if config.absolute else 4), *config.pillars]
         self.layers = nn.ModuleList(
             PillarLayer(width, channels, k == len(config.pillars) - 1)
             for k, (width, channels) in enumerate(zip(widths, config.pillars, strict=False))
@@ -49,7 +49,7 @@ class PillarEncoder(nn.Module):
         """
         with torch.autocast(points.device.type, enabled=False):
             voxels = voxelise(points.to(next(self.parameters()).dtype), sample, self.grid)
-            values = describe(voxels, self.grid)
+            values = describe(voxels, self.grid, self.absolute)
             if self.padding:
                 values, voxels = pad(values, voxels, self.padding)
             for layer in self.layers:
@@ -57,12 +57,12 @@ class PillarEncoder(nn.Module):
             return spread(values, voxels.coordinates, size, self.grid.shape[1:])
 
 
-def describe(voxels: Voxels, grid: Grid) -> Tensor:
-    """What the network sees of each point, [Q, F + 6]."""
+def describe(voxels: Voxels, grid: Grid, absolute: bool = True) -> Tensor:
+    """What the network sees of each point, [Q, F + 6]; not `absolute`: without its x and y, [Q, F + 4]."""
     xyz = voxels.points[:, :3]
-    size, low = xyz.new_tensor(grid.voxel), xyz.new_tensor(grid.low)
-    middle = (voxels.coordinates[:, [3, 2, 1]].to(xyz.dtype) + 0.5) * size + low
-    return torch.cat([voxels.points, xyz - voxels.mean(xyz)[voxels.index], xyz - middle[voxels.index]], dim=1)
+    own = voxels.points if absolute else voxels.points[:, 2:]
+    middle = middles(voxels, grid)[voxels.index]
+    return torch.cat([own, xyz - voxels.mean(xyz)[voxels.index], xyz - middle], dim=1)
 
 
 def pad(values: Tensor, voxels: Voxels, full: int) -> tuple[Tensor, Voxels]:

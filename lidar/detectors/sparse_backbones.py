@@ -18,7 +18,7 @@ from robovision.lidar.sparse import (
     SubmanifoldConv3d,
     triple,
 )
-from robovision.lidar.voxels import voxelise
+from robovision.lidar.voxels import middles, voxelise
 
 LAST = 128
 """Channels of the last convolution."""
@@ -39,12 +39,15 @@ class ResidualBlock(nn.Module):
 
 
 class VoxelEncoder(nn.Module):
-    """Points to a map of the ground [B, channels, H / 8, W / 8]; voxels start with the mean of their points."""
+    """Points to a map of the ground [B, channels, H / 8, W / 8]; voxels start with the mean of their points.
+
+    Unless the detector sees where points lie (`absolute`), x and y of that mean are from the voxel's middle.
+    """
 
     def __init__(self, config: DetectorConfig) -> None:
         super().__init__()
         residual = config.encoder == "residual"
-        self.grid = config.grid
+        self.grid, self.absolute = config.grid, config.absolute
         depth, height, width = config.grid.shape
         self.shape: Triple = (depth + 1, height, width)
         widths = (16, 32, 64, 128 if residual else 64)
@@ -64,7 +67,10 @@ class VoxelEncoder(nn.Module):
     def stages(self, points: Tensor, sample: Tensor, size: int) -> list[SparseMap]:
         """The features after each stage: at 1, 2, 4 and 8 voxels a site, and the last with the height reduced."""
         voxels = voxelise(points.to(next(self.parameters()).dtype), sample, self.grid)
-        here = SparseMap(voxels.mean(voxels.points), Sites(voxels.coordinates, self.shape, size))
+        values = voxels.mean(voxels.points)
+        if not self.absolute:
+            values[:, :2] -= middles(voxels, self.grid)[:, :2]
+        here = SparseMap(values, Sites(voxels.coordinates, self.shape, size))
         found = []
         here = self.conv_input(here)
         for stage in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv_out):

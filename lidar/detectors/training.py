@@ -32,7 +32,7 @@ from robovision.lidar.detectors.heads import Objects
 from robovision.lidar.detectors.hedges import add_hedges
 from robovision.lidar.detectors.pasting import Pasting, collect
 from robovision.lidar.detectors.train_options import TrainOptions
-from robovision.lidar.pretraining.files import assign_backbone
+from robovision.lidar.pretraining.files import as_pretrained, assign_backbone
 from robovision.optimisers import adamw, check_loss, descend, learning_rate
 from robovision.processes import Processes
 from robovision.run import Run
@@ -151,11 +151,14 @@ class Training:
         return self._conclude(self._steps.finish("detector", lambda: self._train_step(objective, next(batches))))
 
     def _detector(self) -> Detector:
-        detector = Detector(self.options.detector())
-        if self.options.start is not None:
-            start_from(detector, self.options.start)
-        if self.options.pretrained is not None:
-            assign_backbone(detector, self.options.pretrained)
+        options, config = self.options, self.options.detector()
+        if options.pretrained is not None:
+            detector = Detector(as_pretrained(config, options.pretrained))
+            assign_backbone(detector, options.pretrained)
+            return detector
+        detector = Detector(config)
+        if options.start is not None:
+            start_from(detector, options.start)
         return detector
 
     def _load(self, sweeps: Sweeps) -> Iterator[Batch]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from robovision import weights
@@ -58,6 +59,15 @@ def assign_backbone(detector: Detector | Trunk, path: Path) -> None:
         more = f"\n  and {len(faults) - SHOWN} more" if len(faults) > SHOWN else ""
         raise UsageError(f"{file} does not fit the detector's backbone:\n  " + "\n  ".join(faults[:SHOWN]) + more)
     detector.load_state_dict({**detector.state_dict(), **given})
+
+
+def as_pretrained(config: DetectorConfig, path: Path) -> DetectorConfig:
+    """A detector that sees no more of where points lie than a pretrained backbone, of a file or of a run folder, does.
+
+    Raises:
+        UsageError: as `assign_backbone`, if that can't be read or is no backbone.
+    """
+    return dataclasses.replace(config, absolute=config.absolute and _read(path)[1].absolute)
 
 
 def _read(path: Path) -> tuple[Path, DetectorConfig]:

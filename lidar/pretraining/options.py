@@ -68,6 +68,9 @@ class PretrainOptions(FitOptions):
     """Whether the rotation is told from the sweep before and after it, instead of after alone."""
     ema: float = 0.999
     """Share of the target's weights that stays in a step."""
+    absolute: bool = False
+    """Whether a model that sees where points lie along x and y may. By default not: from places alone the objectives
+    can be answered without knowing any shape. `robovision lidar train --pretrained` then trains a detector without."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
 

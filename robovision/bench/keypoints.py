@@ -16,9 +16,11 @@ import numpy as np
 import torch
 
 from robovision.bench.timing import compare, markdown, peak_megabytes
+from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.files import write_atomically
-from robovision.keypoints import load, posed, report, selfwarp
+from robovision.keypoints import Extractor, load, posed, report, selfwarp
+from robovision.keypoints.extractors import extractor_device
 from robovision.keypoints.opencv import import_cv2
 from robovision.keypoints.pixels import read_grey
 from robovision.keypoints.sources import find, readable
@@ -107,25 +109,26 @@ def sections(
     options: selfwarp.WarpOptions,
     rounds: int,
     progress: Callable[[], object],
+    device: Device,
 ) -> Iterator[Section]:
     """The parts, each as soon as it is measured."""
+    extractors = selfwarp.load_all(names, options, device)
     for title, paths in named.items():
         for change in CHANGES:
-            yield _changed(names, title, paths, change, options, progress)
+            yield _changed(extractors, title, paths, change, options, progress)
     photograph = read_grey(held_out()[0])
-    yield Section("time", times(names, options.keypoints, photograph, rounds))
+    yield Section("time", times(names, options.keypoints, photograph, rounds, device))
     yield Section("memory", memory(names, options.keypoints, photograph))
 
 
 def _changed(
-    names: Sequence[str],
+    extractors: Mapping[str, Extractor],
     title: str,
     paths: Sequence[Path],
     change: selfwarp.Change,
     options: selfwarp.WarpOptions,
     progress: Callable[[], object],
 ) -> Section:
-    extractors = selfwarp.load_all(names, options)
     scores = selfwarp.measure(extractors, (read_grey(path) for path in paths), change, options, progress)
     count, curves = options.count(change), report.version_curves(scores)
     head = f"{change}: {len(paths)} photographs of {title}, {count} versions of each"
@@ -141,7 +144,7 @@ def _changed(
     return Section(f"{title}-{change}", f"{head}\n\n{table}", rows, curves, x)
 
 
-def poses(names: Sequence[str], data: Path) -> Iterator[Section]:
+def poses(names: Sequence[str], data: Path, device: Device) -> Iterator[Section]:
     """A part for each folder under `data` that holds photographs with their cameras."""
     for folder in sorted({path.parent for path in data.rglob("pose") if path.is_dir()}):
         try:
@@ -149,33 +152,40 @@ def poses(names: Sequence[str], data: Path) -> Iterator[Section]:
         except UsageError as error:
             yield Section(f"{folder.name}-poses", f"relative pose: not measured in {folder.name}", faults=[str(error)])
             continue
-        errors = posed.measure({name: load(name, MATCHED) for name in names}, found)
+        errors = posed.measure({name: load(name, MATCHED, device=device) for name in names}, found)
         head = f"relative pose: {len(found)} photographs of {folder.name}"
         yield Section(f"{folder.name}-poses", f"{head}\n\n{report.pose_table(errors)}", faults=faults)
 
 
-def times(names: Sequence[str], keypoints: int, photograph: Array, rounds: int) -> str:
-    """Milliseconds of each extractor for one image, on the threads that torch and OpenCV have."""
+def times(names: Sequence[str], keypoints: int, photograph: Array, rounds: int, device: Device) -> str:
+    """Milliseconds of each extractor for one image, and images a second, one after the other."""
     image = import_cv2().resize(photograph, TIMED, interpolation=import_cv2().INTER_AREA).clip(0, 1)
-    extractors = {name: load(name, keypoints) for name in names}
+    extractors = {name: load(name, keypoints, device=device) for name in names}
     speeds = compare({name: lambda e=e: e.extract(image) for name, e in extractors.items()}, rounds)  # type: ignore[misc]
     rows = [
-        [name, str(len(extractors[name].extract(image))), f"{1000 * speed.seconds:.0f}", f"{speed.ratio:.2f}x"]
+        [
+            name,
+            str(len(extractors[name].extract(image))),
+            f"{1000 * speed.seconds:.1f}",
+            f"{1 / speed.seconds:.1f}",
+            f"{speed.ratio:.2f}x",
+        ]
         for name, speed in speeds.items()
     ]
     threads = (
         f"{torch.get_num_threads()} threads of torch, {import_cv2().getNumThreads()} of OpenCV, {platform.machine()}"
     )
-    head = f"time: {TIMED[0]} x {TIMED[1]}, {threads}, median of {rounds}; ratio to the first"
-    return f"{head}\n\n" + markdown(["", "keypoints", "ms", "ratio"], rows)
+    gpu = f", S-TREK on {torch.cuda.get_device_name()}" if extractor_device(device) == "cuda" else ""
+    head = f"time: {TIMED[0]} x {TIMED[1]}, {threads}{gpu}, median of {rounds}; ratio to the first"
+    return f"{head}\n\n" + markdown(["", "keypoints", "ms", "images a second", "ratio"], rows)
 
 
 def memory(names: Sequence[str], keypoints: int, photograph: Array) -> str:
-    """The most memory that each extractor takes for a large image, beside what the process holds before."""
+    """The most memory that each extractor takes for a large image on the processor, beside what was held before."""
     image = import_cv2().resize(photograph, LARGE, interpolation=import_cv2().INTER_CUBIC).clip(0, 1)
     rows = []
     for name in names:
-        extractor = load(name, keypoints)
+        extractor = load(name, keypoints, device="cpu")
         peak = peak_megabytes(lambda e=extractor: e.extract(image))  # type: ignore[misc]
         rows.append([name, "not told here" if peak is None else f"{peak:,.0f}"])
     head = f"memory: {LARGE[0]} x {LARGE[1]} pixels, beside the image"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 import tyro
 
 from robovision.commands import Command, list_faults, program
+from robovision.devices import Device
 from robovision.errors import UsageError
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ class Extract:
     """For COLMAP: a match must be nearer than this share of the distance to the second nearest."""
     focal: float | None = None
     """For COLMAP: the cameras' focal length in pixels; by default from EXIF, else 1.2 times the longer side."""
+    device: Device = "auto"
+    """Where S-TREK computes: cpu, cuda, mps, or auto, CUDA if there is any; OpenCV's extractors use the processor."""
 
     def __post_init__(self) -> None:
         if self.out.suffix not in (".h5", ".hdf5", DATABASE):
@@ -111,6 +114,8 @@ class Match:
     """For essential: the focal length of both images in pixels; the optical axis is taken to meet their middle."""
     threshold: float = 2.0
     """Pixels up to which a match agrees."""
+    device: Device = "auto"
+    """Where S-TREK computes: cpu, cuda, mps, or auto, CUDA if there is any; OpenCV's extractors use the processor."""
 
     def __post_init__(self) -> None:
         if (self.model == "essential") != (self.focal is not None):
@@ -138,7 +143,7 @@ class Export:
 def _extract(options: Extract) -> int:
     from robovision.keypoints import extractors, hloc, sources
 
-    extractor = extractors.load(options.extractor, options.num_keypoints, options.uniform)
+    extractor = extractors.load(options.extractor, options.num_keypoints, options.uniform, options.device)
     database = options.out if options.out.suffix == DATABASE else None
     if database is not None:
         from robovision.keypoints.colmap import import_pycolmap
@@ -202,7 +207,7 @@ def _match(options: Match) -> int:
     from robovision.keypoints.pixels import read_grey
 
     import_cv2()  # which verifies at the end: said before anything is computed
-    extractor = extractors.load(options.extractor, options.num_keypoints)
+    extractor = extractors.load(options.extractor, options.num_keypoints, device=options.device)
     images = read_grey(options.first), read_grey(options.second)
     found = [extractor.extract(image) for image in images]
     pairs = match(found[0], found[1], MatchOptions(ratio=options.ratio)).indices

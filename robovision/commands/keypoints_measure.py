@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from robovision.commands import Command, list_faults
+from robovision.devices import Device
 from robovision.errors import UsageError
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ protocols:
   rotation       each image turned by 0, 15, ... 345 degrees on a larger canvas, in other light; shorter side 480
                  pixels, 1,024 keypoints; points near the image's edge are left out for every extractor
   hpatches       HPatches as glue-factory does: shorter side 480, 1,024 keypoints; homographies by OpenCV's RANSAC
-                 (0.5 px, 3,000 samples, 0.995), and by its MAGSAC++ (1 px)
+                 (0.5 px, 3,000 samples, 0.995), and by `verify` (1 px)
   hpatches-full  HPatches as D2-Net does: full size, 2,048 keypoints; homographies by OpenCV's RANSAC (3 px, 10,000
-                 samples, 0.999999), and by its MAGSAC++ (1 px)
+                 samples, 0.999999), and by `verify` (1 px)
   poses          relative pose of all pairs of photographs image/NAME.jpg with intrinsic/NAME.txt (3 x 3) and
                  pose/NAME.txt (4 x 4, camera to world); essential matrices by OpenCV's RANSAC (1 px, 0.99999)
+
+`verify` is what `match` does: OpenCV's MAGSAC++, then a fit to all matches that agree.
 
 Matches are mutual nearest neighbours. Prints tables in Markdown; --out gets results.json, and the rotation's curve.
 What can't be read is listed at the end, the rest is measured, and the exit code is 1; of HPatches a whole sequence is
@@ -58,6 +61,8 @@ class Evaluate:
     """Degrees between two rotations; a divisor of 90."""
     out: Path | None = None
     """A folder for results.json and the curve."""
+    device: Device = "auto"
+    """Where S-TREK computes: cpu, cuda, mps, or auto, CUDA if there is any; OpenCV's extractors use the processor."""
 
     def __post_init__(self) -> None:
         if self.keypoints is not None and self.keypoints < 1:
@@ -100,7 +105,7 @@ def _rotation(options: Evaluate) -> _Measured:
     from robovision.keypoints.pixels import read_grey
 
     settings = selfwarp.WarpOptions(options.step, keypoints=options.keypoints or 1024)
-    extractors = selfwarp.load_all(options.extractors, settings)
+    extractors = selfwarp.load_all(options.extractors, settings, options.device)
     found = [source.path for source in sources.find([str(options.folder)]) if not source.is_video]
     with _bar(len(found), "image", "reading") as step:
         good, faults = sources.readable(found, step)
@@ -159,7 +164,7 @@ def _poses(options: Evaluate) -> _Measured:
 def _load(options: Evaluate, count: int) -> dict[str, Extractor]:
     from robovision.keypoints import load
 
-    return {name: load(name, count) for name in options.extractors}
+    return {name: load(name, count, device=options.device) for name in options.extractors}
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ Writes one folder an episode, with KITTI's layout (velodyne/000000.bin); no labe
 
 examples:
   robovision lidar record --out rooms
-  robovision pretrain lidar --data rooms --model room --objectives contrast flow --flow estimated --out runs/eye
+  robovision pretrain lidar --data rooms --model room --absolute --objectives contrast --out runs/eye
   robovision rl --task lidar/navigate --env.observe lidar proprioception --lidar.model room --lidar.weights runs/eye"""
 
 
@@ -40,7 +40,7 @@ def _record(command: Record) -> int:
     with tqdm(total=command.options.episodes, desc="episodes", unit="episode") as bar:
         count = record_sweeps(command.options, command.out, lambda done: move(bar, done))
     print(f"{count} sweeps in {command.options.episodes} sequences: {command.out}\n\ntry next")
-    print(f"  {program()} pretrain lidar --data {command.out} --model room --objectives contrast rotation")
+    print(f"  {program()} pretrain lidar --data {command.out} --model room --absolute --objectives contrast rotation")
     return 0
 
 

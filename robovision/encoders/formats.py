@@ -22,7 +22,7 @@ class Format:
 
     title: str
     mark: str
-    """A regular expression for a key that only this format has, after a leading `module.` is removed."""
+    """A regular expression for a key that only this format has."""
     unused: str
     """A regular expression for the keys that an image encoder has no use for."""
     names: tuple[tuple[str, str], ...]
@@ -33,24 +33,19 @@ class Format:
 
 def detect(keys: Mapping[str, Tensor]) -> Format | None:
     """The format that has such keys, or None."""
-    return next((known for known in FORMATS if any(re.match(known.mark, _bare(key)) for key in keys)), None)
+    return next((known for known in FORMATS if any(re.match(known.mark, key) for key in keys)), None)
 
 
 def translate(known: Format, tensors: Mapping[str, Tensor]) -> Tensors:
     """A checkpoint's tensors under this library's names, floating point as float32."""
     renamed: Tensors = {}
-    for key, value in tensors.items():
-        name = _bare(key)
+    for name, value in tensors.items():
         if re.match(known.unused, name):
             continue
         for pattern, replacement in known.names:
             name = re.sub(pattern, replacement, name)
         renamed[name] = value.float() if value.is_floating_point() else value
     return known.finish(renamed)
-
-
-def _bare(key: str) -> str:
-    return key.removeprefix("module.")
 
 
 def _fuse_qkv(tensors: Tensors) -> Tensors:

@@ -10,8 +10,10 @@ from __future__ import annotations
 import argparse
 import collections
 import pickle
+import re
 import warnings
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,8 +43,11 @@ DTYPES = {
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The named tensors of a checkpoint file of any of the three kinds.
 
+    The names are those of the network itself: without the `module.` and `_orig_mod.` that DistributedDataParallel and
+    `torch.compile` put before them.
+
     Raises:
-        UsageError: if the file is missing, truncated, no checkpoint, or holds anything but data.
+        UsageError: if the file is missing, truncated, damaged, no checkpoint, or holds anything but data.
     """
     try:
         with path.open("rb") as file:
@@ -50,11 +55,27 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     except OSError as error:
         raise UsageError(f"there is no weight file {path}: {error.strerror}") from None
     _check_content(path, start)
+    return _unwrapped(_read(path, start), path)
+
+
+def _read(path: Path, start: bytes) -> dict[str, Tensor]:
     if start[8:9] == b"{":
         return weights.load(path)
-    if start[:2] == b"PK" and _is_torchscript(path):
-        return _read_torchscript(path)
-    return _read_pickle(path)
+    if start[:2] != b"PK":
+        return _read_pickle(path)
+    _check_sums(path)
+    return _read_torchscript(path) if _is_torchscript(path) else _read_pickle(path)
+
+
+def _unwrapped(tensors: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The tensors without the names of what was wrapped around the network."""
+    bare: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        own = re.sub(r"^((module|_orig_mod)\.)+", "", name)
+        if own in bare:
+            raise UsageError(f"{path} holds {own} twice, once as {name}: leave only one of them in it")
+        bare[own] = value
+    return bare
 
 
 def _check_content(path: Path, start: bytes) -> None:
@@ -63,6 +84,21 @@ def _check_content(path: Path, start: bytes) -> None:
         raise UsageError(f"{path} is a pointer of Git LFS and not the file itself: git lfs pull brings it")
     if start.lstrip()[:9].lower() in (b"<!doctype", b"<html>", b"<html lan"):
         raise UsageError(f"{path} is a web page and no checkpoint: save what its download link leads to")
+
+
+def _check_sums(path: Path) -> None:
+    """Raise UsageError if a part of an archive is not what was written; PyTorch reads it without looking."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError):
+        return  # truncated: who reads it says so
+    with archive:
+        for part in archive.infolist():
+            try:
+                if part.CRC:  # PyTorch can leave it out
+                    archive.read(part)
+            except (zipfile.BadZipFile, zlib.error, OSError) as error:
+                raise UsageError(f"{path} is damaged, get it again: {first_line(error)}") from None
 
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robovision.devices import Device, resolve_device
 from robovision.errors import UsageError, unknown
 from robovision.keypoints import opencv
 from robovision.keypoints.pixels import grey
@@ -20,26 +21,26 @@ Method = Callable[[Array], Keypoints]
 """From grey float32 [H, W] in 0..1 to keypoints, strongest first."""
 
 
-def _strek(num_keypoints: int) -> Method:
+def _strek(num_keypoints: int, device: Device) -> Method:
     from robovision.keypoints.strek import ExtractorOptions, Strek
 
-    return Strek.load(ExtractorOptions(most=num_keypoints)).extract
+    return Strek.load(ExtractorOptions(most=num_keypoints), device=device).extract
 
 
-def _strek_fast(num_keypoints: int) -> Method:
+def _strek_fast(num_keypoints: int, device: Device) -> Method:
     from robovision.keypoints.strek import ExtractorOptions, Strek
 
-    return Strek.load(ExtractorOptions(most=num_keypoints, multi_scale=False)).extract
+    return Strek.load(ExtractorOptions(most=num_keypoints, multi_scale=False), device=device).extract
 
 
-METHODS: dict[str, Callable[[int], Method]] = {
+METHODS: dict[str, Callable[[int, Device], Method]] = {
     "strek": _strek,
     "strek-fast": _strek_fast,
-    "sift": opencv.sift,
-    "rootsift": opencv.rootsift,
-    "orb": opencv.orb,
+    "sift": lambda num_keypoints, _: opencv.sift(num_keypoints),
+    "rootsift": lambda num_keypoints, _: opencv.rootsift(num_keypoints),
+    "orb": lambda num_keypoints, _: opencv.orb(num_keypoints),
 }
-"""Every extractor: from the number of keypoints to a method."""
+"""Every extractor: from the number of keypoints and the device to a method."""
 
 CANDIDATES = 4
 """Keypoints that uniform coverage chooses from, for each that it keeps."""
@@ -78,7 +79,7 @@ class Extractor:
         return [self.extract(image) for image in images]
 
 
-def load(name: str, num_keypoints: int = 1024, uniform: bool = False) -> Extractor:
+def load(name: str, num_keypoints: int = 1024, uniform: bool = False, device: Device = "auto") -> Extractor:
     """The extractor of this name.
 
     Args:
@@ -86,15 +87,30 @@ def load(name: str, num_keypoints: int = 1024, uniform: bool = False) -> Extract
             three need OpenCV.
         num_keypoints: how many at most in an image.
         uniform: choose them for even coverage instead of the strongest ones.
+        device: where S-TREK computes: "cpu", "cuda", "mps", or "auto", CUDA if there is any, else the processor.
+            OpenCV's extractors compute on the processor, whatever it says.
 
     Raises:
-        UsageError: for an unknown name or less than one keypoint, or if OpenCV is needed and not installed.
+        UsageError: for an unknown name or less than one keypoint, if there is no such device, or if OpenCV is needed
+            and not installed.
     """
     if name not in METHODS:
         raise unknown("extractor", name, METHODS)
     if num_keypoints < 1:
         raise UsageError(f"num_keypoints must be at least 1, got {num_keypoints}")
-    return Extractor(name, METHODS[name](num_keypoints * (CANDIDATES if uniform else 1)), num_keypoints, uniform)
+    most = num_keypoints * (CANDIDATES if uniform else 1)
+    method = METHODS[name](most, extractor_device(device))
+    return Extractor(name, method, num_keypoints, uniform)
+
+
+def extractor_device(name: Device) -> Device:
+    """Where S-TREK computes: `auto` is CUDA or the processor, as MPS has not been tried; anything else is checked.
+
+    Raises:
+        UsageError: if PyTorch finds no such device.
+    """
+    found = resolve_device(name)
+    return "cpu" if name == "auto" and found == "mps" else found
 
 
 def select(keypoints: Keypoints, chosen: Array) -> Keypoints:

@@ -1,6 +1,7 @@
 """Verification: the geometry of two views that most matches agree on, and which matches these are.
 
-The robust estimators are OpenCV's: USAC with MAGSAC++ scores (Barath et al., CVPR 2020).
+The robust estimators are OpenCV's: USAC with MAGSAC++ scores (Barath et al., CVPR 2020). A homography is then fitted
+anew to all matches that agree with it.
 """
 
 from __future__ import annotations
@@ -12,8 +13,12 @@ import numpy as np
 
 from robovision.errors import UsageError
 from robovision.keypoints.opencv import import_cv2
+from robovision.keypoints.refit import refit
+from robovision.keypoints.scores import warp
 from robovision.types import Array
 
+REACH = 2
+"""Times the threshold: so near a match counts when a homography is fitted anew."""
 Model = Literal["homography", "fundamental", "essential"]
 NEEDED: dict[Model, int] = {"homography": 4, "fundamental": 8, "essential": 6}
 """Matches without which nothing is estimated: a homography needs 4; fewer than 8 or 6 always fit the others."""
@@ -91,7 +96,11 @@ def verify(
         matrix, mask = None, None
     if matrix is None or np.shape(matrix) != (3, 3) or mask is None:
         return Geometry(options.model, None, np.zeros(len(first), bool))
-    return Geometry(options.model, np.asarray(matrix, np.float64), mask.ravel().astype(bool))
+    matrix, agreeing = np.asarray(matrix, np.float64), mask.ravel().astype(bool)
+    if options.model == "homography":
+        matrix = refit(matrix, first, second, REACH * options.threshold)
+        agreeing = np.linalg.norm(warp(first, matrix) - second, axis=1) <= options.threshold
+    return Geometry(options.model, matrix, agreeing)
 
 
 def _estimate(

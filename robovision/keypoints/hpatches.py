@@ -12,7 +12,7 @@ import numpy as np
 from robovision.errors import UsageError, first_line
 from robovision.keypoints.extractors import Extractor
 from robovision.keypoints.pixels import read_grey
-from robovision.keypoints.planar import FULL_SIZE, GLUE_FACTORY, MAGSAC, Estimator, Score, resize, score
+from robovision.keypoints.planar import FULL_SIZE, GLUE_FACTORY, VERIFY, Estimator, Score, resize, score
 from robovision.types import Array
 
 LEFT_OUT = frozenset(
@@ -36,12 +36,12 @@ class Setting:
     shorter: int | None
     """Pixels of the images' shorter side, or None for images as they are."""
     estimators: tuple[Estimator, ...]
-    """The one that is published, and MAGSAC++."""
+    """The one that is published, and ours."""
 
 
 SETTINGS: dict[Protocol, Setting] = {
-    "hpatches": Setting(1024, 480, (GLUE_FACTORY, MAGSAC)),
-    "hpatches-full": Setting(2048, None, (FULL_SIZE, MAGSAC)),
+    "hpatches": Setting(1024, 480, (GLUE_FACTORY, VERIFY)),
+    "hpatches-full": Setting(2048, None, (FULL_SIZE, VERIFY)),
 }
 """hpatches: glue-factory's (Pautrat, Lindenberger et al.); hpatches-full: D2-Net's."""
 

@@ -25,7 +25,7 @@ def refine(logits: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tenso
     standard deviation about it, the root of the covariance's mean eigenvalue. A disc of pixels turns with the map, so
     the offsets do. Maxima must be REACH away from the map's edge.
     """
-    down, right = disc(REACH)
+    down, right = disc(REACH, logits.device)
     policy = torch.softmax(logits[rows[:, None] + down, columns[:, None] + right] / TEMPERATURE, dim=1)
     places = torch.stack([right, down], 1).to(logits)
     offset = policy @ places

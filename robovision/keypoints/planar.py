@@ -58,8 +58,8 @@ class Ransac:
 
 
 @dataclass(frozen=True)
-class Magsac:
-    """OpenCV's USAC with MAGSAC++ scores, as `robovision.keypoints.geometry.verify` has it."""
+class Verify:
+    """`robovision.keypoints.geometry.verify`: OpenCV's MAGSAC++, then a fit to all matches that agree."""
 
     threshold: float
     """Pixels."""
@@ -67,7 +67,7 @@ class Magsac:
     @property
     def name(self) -> str:
         """What tables call it."""
-        return f"MAGSAC++ {self.threshold:g} px"
+        return f"verify {self.threshold:g} px"
 
     def __call__(self, first: Array, second: Array) -> Array | None:
         """The homography [3, 3] from matches [M, 2], or None."""
@@ -76,7 +76,7 @@ class Magsac:
 
 GLUE_FACTORY = Ransac(0.5, 3000, 0.995)
 FULL_SIZE = Ransac(3.0, 10_000, 0.999999)
-MAGSAC = Magsac(1.0)
+VERIFY = Verify(1.0)
 
 
 @dataclass(frozen=True, eq=False)

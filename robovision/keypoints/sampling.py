@@ -55,7 +55,7 @@ def _sequence(policy: Tensor, options: SamplingOptions, generator: torch.Generat
     Hoof and Welling, "Stochastic beams and where to find them", ICML 2019): removing some leaves the order of the rest.
     """
     batch, rows, columns = policy.shape
-    dy, dx = disc(options.radius)
+    dy, dx = disc(options.radius, policy.device)
     width = columns + 2 * options.radius
     near = dy * width + dx
     size = (rows + 2 * options.radius) * width
@@ -113,9 +113,9 @@ def _strongest(logits: Tensor, options: SamplingOptions) -> tuple[Tensor, Tensor
     return found.indices, drawn, torch.zeros_like(scores).scatter(1, found.indices, drawn.to(scores))
 
 
-def disc(radius: int) -> tuple[Tensor, Tensor]:
+def disc(radius: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rows and columns of the pixels within a radius, from the middle."""
-    axis = torch.arange(-radius, radius + 1)
+    axis = torch.arange(-radius, radius + 1, device=device)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     inside = y**2 + x**2 <= radius**2
     return y[inside], x[inside]

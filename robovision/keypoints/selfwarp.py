@@ -8,17 +8,18 @@ from typing import Literal
 
 import numpy as np
 
+from robovision.devices import Device
 from robovision.errors import UsageError
 from robovision.keypoints.extractors import Extractor, load
 from robovision.keypoints.opencv import import_cv2
-from robovision.keypoints.planar import MAGSAC, Estimator, Ransac, Score, away_from_edges, resize, score
+from robovision.keypoints.planar import VERIFY, Estimator, Ransac, Score, away_from_edges, resize, score
 from robovision.seeding import derive
 from robovision.types import Array, Keypoints
 
 Change = Literal["rotation", "perspective", "light"]
 SPARE = 2
 """So many times the keypoints are extracted that are kept: those near synthetic edges are left out."""
-ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), MAGSAC)
+ESTIMATORS: tuple[Estimator, ...] = (Ransac(1.0, 3000, 0.9995), VERIFY)
 """Of homographies, the same for every extractor."""
 NOISE = 0.015
 """Deviation of the noise that the second image gets."""
@@ -50,9 +51,9 @@ class WarpOptions:
         return 360 // self.step if change == "rotation" else self.versions
 
 
-def load_all(names: Sequence[str], options: WarpOptions) -> dict[str, Extractor]:
+def load_all(names: Sequence[str], options: WarpOptions, device: Device = "auto") -> dict[str, Extractor]:
     """The extractors of these names, each giving more keypoints than are kept."""
-    return {name: load(name, SPARE * options.keypoints) for name in names}
+    return {name: load(name, SPARE * options.keypoints, device=device) for name in names}
 
 
 def measure(

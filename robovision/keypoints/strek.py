@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from robovision import weights
+from robovision.devices import Device, resolve_device
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
 from robovision.keypoints.detector import Detection, Detector
@@ -25,8 +28,9 @@ SMALLEST = 128
 """Pixels of the shorter side below which a scale is left out."""
 STRIP = 1_000_000
 """Pixels that the detector sees at once, about: larger images go through it in strips that overlap."""
-AT_ONCE = 128
-"""Patches that the descriptor sees at once: their maps stay in the processor's cache."""
+AT_ONCE = {"cpu": 128}
+"""Patches that the descriptor sees at once: their maps stay in the processor's cache. On other devices MANY."""
+MANY = 2048
 
 
 @dataclass(frozen=True)
@@ -58,21 +62,30 @@ class _Found:
 class Strek:
     """The extractor. `Strek.load()` has the weights that the package carries."""
 
-    def __init__(self, detector: Detector, descriptor: Descriptor, options: ExtractorOptions) -> None:
+    def __init__(
+        self, detector: Detector, descriptor: Descriptor, options: ExtractorOptions, device: Device = "cpu"
+    ) -> None:
         self.options = options
-        self._detector = detector.eval().exported()
-        self._descriptor = descriptor.exported()
+        self._device = torch.device(resolve_device(device))
+        self._detector = detector.eval().exported().to(self._device)
+        self._descriptor = descriptor.exported().to(self._device)
 
     @classmethod
-    def load(cls, options: ExtractorOptions = ExtractorOptions(), path: Path | None = None) -> Strek:
+    def load(
+        cls,
+        options: ExtractorOptions = ExtractorOptions(),
+        path: Path | None = None,
+        device: Device = "cpu",
+    ) -> Strek:
         """The extractor with the embedded weights, or with those of a file that `robovision keypoints train` wrote.
 
         Args:
             options: what is extracted.
             path: strek.safetensors of a descriptor's training; its detector has the default architecture.
+            device: where it computes.
 
         Raises:
-            UsageError: if they are missing, changed or of another architecture.
+            UsageError: if they are missing, changed or of another architecture, or there is no such device.
         """
         tensors = weights.load_floats(weights.find("strek") if path is None else path)
         name = "strek" if path is None else str(path)
@@ -81,7 +94,7 @@ class Strek:
         for part, network in networks.items():
             own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(part)}
             weights.assign(network, own, name)
-        return cls(detector, descriptor, options)
+        return cls(detector, descriptor, options, device)
 
     @torch.inference_mode()
     def extract(self, image: Array) -> Keypoints:
@@ -93,28 +106,34 @@ class Strek:
         Raises:
             ValueError: for another shape, NaN, or numbers outside 0..1.
         """
-        images = self._scales(_check(image))
+        with _full_precision(self._device):
+            return self._extract(_check(image).to(self._device))
+
+    def _extract(self, image: Tensor) -> Keypoints:
+        images = self._scales(image)
         parts = [self._detect(scaled) for scaled in images]
         scores, order = torch.cat([part.scores for part in parts]).sort(descending=True, stable=True)
         scores, order = scores[: self.options.most], order[: self.options.most]
-        scale = torch.cat([torch.full((len(part.scores),), number) for number, part in enumerate(parts)])[order]
+        scale = torch.cat([torch.full_like(p.scores, number, dtype=torch.int64) for number, p in enumerate(parts)])[
+            order
+        ]
         xy, directions, uncertainty = (
             torch.cat(t)[order] for t in zip(*((p.xy, p.directions, p.uncertainty) for p in parts), strict=True)
         )
-        described = torch.zeros(len(order), WIDTH)
+        described = scores.new_zeros(len(order), WIDTH)
         for number, scaled in enumerate(images):
             described[scale == number] = self._describe(scaled, xy[scale == number], directions[scale == number])
-        rows, columns = image.shape
-        factors = torch.tensor([[columns / part.shape[3], rows / part.shape[2]] for part in images])[scale]
+        rows, columns = image.shape[2:]
+        factors = xy.new_tensor([[columns / part.shape[3], rows / part.shape[2]] for part in images])[scale]
         size = factors.mean(1)
         return Keypoints(
-            ((xy + 0.5) * factors - 0.5).numpy().clip(-0.5, np.array([columns, rows], np.float32) - 0.5),
+            _numpy((xy + 0.5) * factors - 0.5).clip(-0.5, np.array([columns, rows], np.float32) - 0.5),
             (columns, rows),
-            ((scores + 1) / 2).numpy(),
-            described.numpy(),
-            torch.atan2(directions[:, 1], directions[:, 0]).numpy(),
-            (SIDE * SPACING / 2 * size).numpy(),
-            (uncertainty * size).numpy(),
+            _numpy((scores + 1) / 2),
+            _numpy(described),
+            _numpy(torch.atan2(directions[:, 1], directions[:, 0])),
+            _numpy(SIDE * SPACING / 2 * size),
+            _numpy(uncertainty * size),
         )
 
     def _scales(self, pixels: Tensor) -> list[Tensor]:
@@ -125,8 +144,8 @@ class Strek:
     def _detect(self, image: Tensor) -> _Found:
         margin = self._detector.options.margin
         if min(image.shape[2:]) <= 2 * (margin + REACH):
-            nothing = torch.zeros(0)
-            return _Found(torch.zeros(0, 2), nothing, torch.zeros(0, 2), nothing)
+            nothing, nowhere = image.new_zeros(0), image.new_zeros(0, 2)
+            return _Found(nowhere, nothing, nowhere, nothing)
         detection = self._strips(image)
         logits = detection.logits
         peaks = local_maxima(logits, self.options.radius)[0]
@@ -153,13 +172,28 @@ class Strek:
 
     def _describe(self, image: Tensor, xy: Tensor, directions: Tensor) -> Tensor:
         if not len(xy):
-            return torch.zeros(0, WIDTH)
-        smooth = soften(image)
+            return xy.new_zeros(0, WIDTH)
+        smooth, count = soften(image), AT_ONCE.get(xy.device.type, MANY)
         described = [
             self._descriptor(patches(smooth, places[None], turns[None]))
-            for places, turns in zip(torch.split(xy, AT_ONCE), torch.split(directions, AT_ONCE), strict=True)
+            for places, turns in zip(torch.split(xy, count), torch.split(directions, count), strict=True)
         ]
         return torch.cat(described)
+
+
+@contextlib.contextmanager
+def _full_precision(device: torch.device) -> Iterator[None]:
+    """Without TensorFloat-32, whose rounding makes maxima where an image is level, and the same at every call."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(enabled=cudnn.enabled, deterministic=True, allow_tf32=False):
+        yield
+
+
+def _numpy(values: Tensor) -> Array:
+    return values.cpu().numpy()
 
 
 def _resize(pixels: Tensor, scale: float) -> Tensor:
