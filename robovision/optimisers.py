@@ -37,7 +37,7 @@ def adamw(
     paced: Iterable[nn.Parameter] = (),
     pace: float = 1.0,
 ) -> torch.optim.AdamW:
-    """AdamW over what is to be trained; weight decay on matrices only.
+    """AdamW over what is to be trained, each group of parameters in one pass; weight decay on matrices only.
 
     Args:
         model: whose parameters that require gradients are trained.
@@ -53,7 +53,7 @@ def adamw(
         parameters = [p for p in trained if (id(p) in slow) is chosen]
         groups.append({"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, PACE: factor})
         groups.append({"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, PACE: factor})
-    return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas)
+    return torch.optim.AdamW([group for group in groups if group["params"]], betas=betas, fused=True)
 
 
 def descend(loss: Tensor, model: nn.Module, optimizer: torch.optim.Optimizer, rate: float, norm: float) -> None:
@@ -158,15 +158,21 @@ def load_optimizer(
         )
     named = list(named)
     numbers = {name: number for number, name in enumerate(_names(optimizer, named))}
-    shapes = {name: parameter.shape for name, parameter in named}
+    parameters = dict(named)
     state: dict[int, dict[str, Tensor]] = {}
     for key, (name, moment) in parts.items():
         if name not in numbers:
             raise UsageError(f"{source} holds {key}, but no such weight is trained")
-        if tensors[key].ndim and tensors[key].shape != shapes[name]:
-            raise UsageError(f"{source}: {key} is {list(tensors[key].shape)}, and its weight {list(shapes[name])}")
-        state.setdefault(numbers[name], {})[moment] = tensors[key]
+        value, weight = tensors[key], parameters[name]
+        if value.ndim and value.shape != weight.shape:
+            raise UsageError(f"{source}: {key} is {list(value.shape)}, and its weight {list(weight.shape)}")
+        state.setdefault(numbers[name], {})[moment] = _laid_out_as(weight, value) if value.ndim else value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_as(weight: Tensor, value: Tensor) -> Tensor:
+    """The values in the order in memory of the weight: the fused optimiser goes through both from end to end."""
+    return torch.empty_like(weight, dtype=value.dtype, device=value.device, requires_grad=False).copy_(value)
 
 
 def _names(optimizer: torch.optim.Optimizer, named: Iterable[Named]) -> list[str]:

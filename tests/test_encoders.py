@@ -13,7 +13,7 @@ from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.coin import LEVELS, POINTS, CoIn, DeformableAttention, patch_centres
 from robovision.encoders.names import ENCODERS
 from robovision.encoders.resnet import ResNet50
-from robovision.encoders.vit import SIZES, Attention, ViT, ViTSize, ViTStyle
+from robovision.encoders.vit import SIZES, Attention, PatchEmbed, ViT, ViTSize, ViTStyle
 from robovision.errors import UsageError
 from robovision.testing import assert_equivariant, check_encoder, equivariance_error
 
@@ -53,6 +53,23 @@ def test_every_name_declares_its_grid() -> None:
     with torch.device("meta"):
         grids = {name: build(name, 224).grid(224, 224) for name in ENCODERS}
     assert grids == {name: (224 // spec.patch,) * 2 for name, spec in ENCODERS.items()}
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_patches_are_projected_alike_in_use_and_in_training(bias: bool) -> None:
+    """In use as a convolution; in training as a product of matrices, with the convolution's gradients."""
+    torch.manual_seed(0)
+    embed = PatchEmbed(24, 8, bias).double()
+    images, seen = torch.randn(2, 3, 16, 32).double(), torch.randn(2, 8, 24).double()
+    with torch.no_grad():
+        used = embed(images)
+    trained = embed(images)
+    convolved = embed.proj(images).flatten(2).transpose(1, 2)
+    torch.testing.assert_close(used, convolved)
+    torch.testing.assert_close(trained, convolved)
+    parameters = [*embed.parameters()]
+    gradients = [torch.autograd.grad((tokens * seen).sum(), parameters) for tokens in (trained, convolved)]
+    torch.testing.assert_close(*gradients)
 
 
 def test_attention_equals_the_formula() -> None:

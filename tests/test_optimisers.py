@@ -93,3 +93,45 @@ def test_a_weight_that_never_had_a_gradient_begins_anew() -> None:
     other = adamw(unused, 0.0)
     load_optimizer(other, unused.named_parameters(), kept, "here")
     assert optimizer_tensors(other, unused.named_parameters()).keys() == kept.keys()
+
+
+def pictures_step(layers: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """A step on pictures whose gradient is longer than it may be, so that clipping counts."""
+    torch.manual_seed(0)
+    seen = torch.randn(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    descend(100 * layers(seen).square().mean(), layers, optimizer, 0.1, 1.0)
+
+
+def convolutions() -> nn.Module:
+    torch.manual_seed(0)
+    layers: nn.Module = nn.Sequential(nn.Conv2d(3, 5, 3), nn.Tanh(), nn.Flatten(), nn.Linear(180, 2))
+    return layers.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_fused_optimiser_takes_the_steps_of_the_plain_one() -> None:
+    layers, twins = convolutions(), convolutions()
+    fused = adamw(layers, 0.1, paced=layers[0].parameters(), pace=0.5)  # type: ignore[index]
+    assert all(group["fused"] for group in fused.param_groups)
+    groups = adamw(twins, 0.1, paced=twins[0].parameters(), pace=0.5).param_groups  # type: ignore[index]
+    plain = torch.optim.AdamW([{**group, "fused": False} for group in groups])
+    for _ in range(5):
+        pictures_step(layers, fused)
+        pictures_step(twins, plain)
+    for own, other in zip(layers.parameters(), twins.parameters(), strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-6)
+
+
+def test_moments_from_a_file_lie_as_their_weights_do() -> None:
+    """The fused optimiser goes through the memory of both; a file's tensors are row by row, these weights are not."""
+    layers, twins = convolutions(), convolutions()
+    optimizer, other = adamw(layers, 0.0), adamw(twins, 0.0)
+    pictures_step(layers, optimizer)
+    twins.load_state_dict(layers.state_dict())
+    kept = {
+        name: value.contiguous().clone(memory_format=torch.contiguous_format)
+        for name, value in optimizer_tensors(optimizer, layers.named_parameters()).items()
+    }
+    load_optimizer(other, twins.named_parameters(), kept, "here")
+    pictures_step(layers, optimizer)
+    pictures_step(twins, other)
+    assert all(torch.equal(a, b) for a, b in zip(layers.parameters(), twins.parameters(), strict=True))
