@@ -87,6 +87,20 @@ def test_frames_of_a_video_are_named_by_number(tmp_path: Path) -> None:
         list(sources.read(source, 1, lambda _: True))
 
 
+def test_a_video_that_is_cut_off_gives_its_frames_and_says_so(tmp_path: Path) -> None:
+    """Neither format has an index that would be missed."""
+    for ending in ("mkv", "avi"):
+        film = _film(tmp_path / f"drive.{ending}", [blobs(48, 64, seed) for seed in range(40)])
+        (source,) = sources.find([str(film)])
+        assert len(list(sources.read(source, 1, lambda _: False))) == 40
+        film.write_bytes(film.read_bytes()[: film.stat().st_size // 2])
+        frames = sources.read(source, 1, lambda _: False)
+        seen: list[str] = []
+        with pytest.raises(UsageError, match=r"beyond frame \d+ of about 40: the file is cut off"):
+            seen.extend(name for name, _ in frames)
+        assert 0 < len(seen) < 36
+
+
 @pytest.fixture
 def photographs(tmp_path: Path) -> Path:
     """A folder with good images of every kind, and bad ones."""

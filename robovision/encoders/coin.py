@@ -164,8 +164,9 @@ class _TableGradient(torch.autograd.Function):
         return seen.view_as(seen)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, Tensor, None, None]:
         """A row gets the sum of the gradients of all that looked at it, each times its share."""
+        (gradient,) = grad_outputs
         rows, shares = ctx.saved_tensors
         order = rows.flatten().sort()[1]
         count = torch.bincount(rows.flatten(), minlength=ctx.size)

@@ -20,6 +20,8 @@ from robovision.types import Array
 IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".gif"})
 VIDEOS = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg"})
 """Endings of what is looked for in folders."""
+MISSED = 0.9
+"""Share of the frames that a video says it has below which it is damaged: rates vary, and editors hide frames."""
 
 
 @dataclass(frozen=True)
@@ -137,16 +139,30 @@ def _decode(path: Path) -> Iterator[Callable[[], Array]]:
     """A function for each frame of a video that gives its pixels."""
     import av
 
-    count = 0
+    count, declared = 0, 0
     try:
         with av.open(str(path)) as container:
+            declared = _declared(container)
             for frame in container.decode(video=0):
                 count += 1
                 yield functools.partial(_grey, frame)
     except (av.error.FFmpegError, IndexError, ValueError) as error:
-        raise UsageError(f"{path} can't be read beyond frame {count}: {first_line(error)}") from error
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else first_line(error)
+        raise UsageError(f"{path} can't be read beyond frame {count}: {reason}") from error
     if not count:
         raise UsageError(f"{path} has no frames")
+    if count < MISSED * declared - 1:
+        raise UsageError(
+            f"{path} can't be read beyond frame {count} of about {declared}: the file is cut off or damaged"
+        )
+
+
+def _declared(container: Any) -> int:
+    """How many frames a video says that it has, or how many its duration holds; 0 if it says neither."""
+    video = container.streams.video[0]
+    if video.frames or container.duration is None or not video.average_rate:
+        return int(video.frames)
+    return int(container.duration / 1e6 * float(video.average_rate) + 0.5)
 
 
 def _grey(frame: Any) -> Array:
