@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from robovision import optimisers
+from robovision import optimisers, recorded
 from robovision.agents import distributed
 from robovision.agents.clips import Batch
 from robovision.agents.config import TrainConfig
@@ -44,17 +44,18 @@ class Learner:
         config: completely resolved.
         felt: numbers of proprioception.
         actions: all demonstrated actions [N, A].
+        begun: a checkpoint to restore has all the weights, so that the pretrained ones need no longer be there.
 
     Raises:
         UsageError: if there are more processes than clips in a batch.
     """
 
-    def __init__(self, config: TrainConfig, felt: int, actions: Tensor) -> None:
+    def __init__(self, config: TrainConfig, felt: int, actions: Tensor, begun: bool = False) -> None:
         self.config = config
         distributed.check_shares(config.optimisation.batch // config.optimisation.clip)
         policy = make_policy(config, felt, actions.shape[1])
-        if config.encoder.weights is not None:
-            load_pretrained(policy.encoder, config.encoder.weights)
+        if config.encoder.weights is not None and not begun:
+            load_pretrained(policy.encoder, recorded.locate(config.encoder.weights))
         if config.optimisation.scale_actions:
             policy.fit_actions(actions)
         self.policy: Policy = policy.to(config.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]

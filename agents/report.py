@@ -44,7 +44,7 @@ def evaluate_run(
     try:
         run.at(step)
     except UsageError as error:
-        others = [path.name.removeprefix("step-").lstrip("0") for path in run.checkpoints()]
+        others = [str(step) for step in run.steps()]
         raise UsageError(f"{error}; choose another with --checkpoint; there are steps {', '.join(others)}") from None
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def evaluate_checkpoints(run: Run, config: TrainConfig | RLConfig, out: Path, ra
         UsageError: as `evaluate_run` does.
     """
     find_step(run, "final")
-    steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
+    steps = run.steps()
     judged = {step: evaluate_run(run, config, str(step), out / f"step-{step:06d}", ray) for step in steps}
     first = {step: record.metrics()[0] for step, record in judged.items()}
     best = max(first, key=lambda step: (first[step].value, step))

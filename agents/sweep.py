@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from robovision import recorded
 from robovision.agents.config import TrainConfig
 from robovision.agents.train import Training, create, resolve
 from robovision.envs.ray_pool import cluster
@@ -27,7 +28,7 @@ def finish(path: Path, config: TrainConfig) -> None:
         run = create(path, config)
     else:
         run = Run.open(path)
-        before = run.config(TrainConfig)
+        before = _by_name(run.config(TrainConfig))
         config = dataclasses.replace(config, workers=before.workers, threads=before.threads)
         changed = differences(before, config)
         if changed:
@@ -36,6 +37,14 @@ def finish(path: Path, config: TrainConfig) -> None:
         return
     with run.lock():
         Training(run, config).execute()
+
+
+def _by_name(config: TrainConfig) -> TrainConfig:
+    """The config with weights named as runs are begun with today."""
+    encoder = config.encoder
+    if encoder.weights is None:
+        return config
+    return dataclasses.replace(config, encoder=dataclasses.replace(encoder, weights=recorded.record(encoder.weights)))
 
 
 def sweep(

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from robovision import recorded
 from robovision.agents import distributed
 from robovision.agents.clips import Clips, Drawing
 from robovision.agents.config import EncoderOptions, TrainConfig
@@ -63,12 +64,12 @@ def resolve(config: TrainConfig) -> TrainConfig:
 
 
 def _resolve_weights(options: EncoderOptions, image_size: int) -> EncoderOptions:
-    """The options with the weight file's absolute path, after loading the file once to see that it fits."""
+    """The options with the weights as a run names them, after loading the file once to see that it fits."""
     if options.weights is None and not find_spec(options.name).needs_weights:
         return options
-    path = find_weights(options.name) if options.weights is None else options.weights
+    path = find_weights(options.name) if options.weights is None else recorded.locate(options.weights)
     load_pretrained(build(options.name, image_size), path)
-    return dataclasses.replace(options, weights=path.resolve())
+    return dataclasses.replace(options, weights=recorded.record(path))
 
 
 def disk_space(config: TrainConfig) -> int:
@@ -134,7 +135,8 @@ class Training:
             config.history, config.chunk, optimisation.clip, config.shift, optimisation.colour, config.seed
         )
         self.clips = Clips(demos, drawing)
-        self.learner = Learner(config, demos.proprioception.shape[1], self.clips.actions)
+        begun = bool(self.run.checkpoints())
+        self.learner = Learner(config, demos.proprioception.shape[1], self.clips.actions, begun)
         self.steps = max(1, optimisation.epochs * len(self.clips) // optimisation.batch)
         times = config.evaluation.times
         self.milestones = sorted({max(1, self.steps * k // times) for k in range(1, times + 1)})

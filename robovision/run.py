@@ -216,11 +216,11 @@ class Run:
 
     def checkpoints(self) -> list[Path]:
         """The folders of the checkpoints, oldest first."""
-        return sorted((self.path / "checkpoints").glob("step-*"))
+        return sorted((self.path / "checkpoints").glob("step-*"), key=_step)
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints, in order."""
-        return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
+        return [_step(path) for path in self.checkpoints()]
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of this step."""
@@ -278,6 +278,11 @@ class Run:
 
     def _checkpoint_path(self, step: int) -> Path:
         return self.path / "checkpoints" / f"step-{step:06d}"
+
+
+def _step(path: Path) -> int:
+    """The step of a checkpoint's folder; beyond a million the names are no longer in order."""
+    return int(path.name.removeprefix("step-"))
 
 
 def require_space(folder: Path, needed: int) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -43,7 +45,9 @@ def test_it_is_found_listed_and_checked_by_name() -> None:
 
 def test_a_policy_starts_from_it_by_name() -> None:
     config = TrainConfig(env=EnvOptions(size=64), encoder=EncoderOptions(NAME), device="cpu")
-    assert resolve(config).encoder.weights == weights.find(NAME).resolve()
+    recorded = resolve(config).encoder.weights
+    assert recorded == Path(f"{NAME}@{weights.EMBEDDED[NAME].sha256[:12]}")
+    assert resolve(resolve(config)).encoder.weights == recorded
 
 
 def test_it_tells_more_than_random_weights_on_a_task_it_never_saw() -> None:

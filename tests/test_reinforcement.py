@@ -360,11 +360,13 @@ def test_ppo_keeps_the_epsilon_that_stable_baselines3_gives_it() -> None:
     assert ours.policy.optimizer.defaults["eps"] == plain.policy.optimizer.defaults["eps"] == 1e-5
 
 
-@pytest.mark.parametrize("pretrained", [False, True])
-def test_coins_batch_norms_are_fitted_also_beside_pretrained_weights(tmp_path: Path, pretrained: bool) -> None:
+@pytest.mark.parametrize("start", ["random", "file", "embedded"])
+def test_coins_batch_norms_are_fitted_also_beside_pretrained_weights(tmp_path: Path, start: str) -> None:
     file = tmp_path / "vit.safetensors"
     weights.save(file, build("vit-micro", 32).state_dict())
-    encoder = EncoderOptions("vit-micro", weights=file if pretrained else None)
+    encoder = EncoderOptions("vit-micro", weights=file if start == "file" else None)
+    if start == "embedded":
+        encoder, file = EncoderOptions("vit-tiny-sim"), weights.find("vit-tiny-sim")
     config = resolve(dataclasses.replace(TINY, encoder=encoder, normalise=()))
     training = Training(Run.create(tmp_path / "run", "rl", config, 0), config)
     training.envs = make_vec_env(lambda: cast(Any, FindTheSquare(2)), 2, seed=0)
@@ -376,8 +378,8 @@ def test_coins_batch_norms_are_fitted_also_beside_pretrained_weights(tmp_path: P
     assert norms
     assert all(norm.running_var is not None and norm.running_var.ne(1).any() for norm in norms)
     assert not any(norm.training for norm in norms)
-    same = torch.equal(seen.cls_token, weights.load(file)["cls_token"])
-    assert same == pretrained
+    same = torch.equal(seen.cls_token, weights.load_floats(file)["cls_token"])
+    assert same == (start != "random")
 
 
 def test_a_shut_gate_stays_shut() -> None:

@@ -95,6 +95,16 @@ def test_checkpoints_round_trip_and_old_ones_go(tmp_path: Path) -> None:
     assert torch.equal(kept.tensors("model")["w"], torch.full((3,), 2.0))
 
 
+def test_the_newest_checkpoint_is_that_of_the_largest_step(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    for step in (999_998, 999_999, 1_000_000, 1_000_001):
+        save(run, step)
+    assert run.steps() == [1_000_000, 1_000_001]
+    latest = run.latest()
+    assert latest is not None
+    assert latest.step == 1_000_001
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json"])
 @pytest.mark.parametrize("damage", ["truncate", "tamper", "delete"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_offered(tmp_path: Path, name: str, damage: str) -> None:

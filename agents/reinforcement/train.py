@@ -21,6 +21,7 @@ from stable_baselines3.common.logger import configure
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from robovision import recorded
 from robovision.agents.evaluate import Judged, evaluate, read_record, record_path, write_episodes, write_record
 from robovision.agents.log import Log
 from robovision.agents.reinforcement.agent import NORMALISE
@@ -70,9 +71,9 @@ def resolve(config: RLConfig) -> RLConfig:
     parse_options(config)
     encoder = config.encoder
     if encoder.weights is not None or find_spec(encoder.name).needs_weights:
-        path = encoder.weights or find_weights(encoder.name)
+        path = find_weights(encoder.name) if encoder.weights is None else recorded.locate(encoder.weights)
         load_pretrained(build(encoder.name, config.env.size), path)
-        encoder = dataclasses.replace(encoder, weights=path.resolve())
+        encoder = dataclasses.replace(encoder, weights=recorded.record(path))
     lidar = config.lidar
     if lidar.weights is not None:
         assign_backbone(Trunk(make_config(lidar.model)), lidar.weights)
@@ -136,7 +137,7 @@ class Training:
         images, sweeps = extractor.encoder, extractor.sweep_encoder
         fresh: nn.Module | None = images
         if images is not None and config.encoder.weights is not None:
-            load_pretrained(images, config.encoder.weights)
+            load_pretrained(images, recorded.locate(config.encoder.weights))
             fresh = images.injector if isinstance(images, ViT) else None
         if sweeps is not None and config.lidar.weights is not None:
             assign_backbone(sweeps.trunk, config.lidar.weights)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from robovision import recorded
 from robovision.errors import UsageError, unknown
 from robovision.lidar.detectors.augment_options import AugmentOptions
 from robovision.lidar.detectors.config import DetectorConfig
@@ -42,7 +43,8 @@ class TrainOptions(FitOptions):
         super().__post_init__()
 
     def resolved(self) -> Self:
-        start, pretrained = (None if path is None else path.resolve() for path in (self.start, self.pretrained))
+        start = None if self.start is None else recorded.record(self.start)
+        pretrained = None if self.pretrained is None else self.pretrained.resolve()
         return dataclasses.replace(super().resolved(), start=start, pretrained=pretrained)
 
     def detector(self) -> DetectorConfig:

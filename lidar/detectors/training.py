@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset
 
+from robovision import recorded
 from robovision.devices import make_deterministic
 from robovision.errors import UsageError
 from robovision.lidar.detectors.augmentation import Scene, augment
@@ -158,7 +159,7 @@ class Training:
             return detector
         detector = Detector(config)
         if options.start is not None:
-            start_from(detector, options.start)
+            start_from(detector, recorded.locate(options.start))
         return detector
 
     def _load(self, sweeps: Sweeps) -> Iterator[Batch]:

@@ -89,10 +89,11 @@ class Evaluate:
 
 def _train(options: Train) -> int:
     from robovision.agents import distributed
-    from robovision.agents.train import Training, resolve
+    from robovision.agents.train import Training
+    from robovision.devices import resolve_device
 
     began = time.monotonic()
-    distributed.join(resolve(options.config).device)
+    distributed.join(resolve_device(options.config.device))
     first = distributed.rank() == 0
     run, config = _run(options)
     if first:
