@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Callable
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,14 @@ Install = Callable[[str], None]
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Moves what the package carries to the folder of this name, and away from where it was."""
-    source = weights.find(NAME).parent
+    source, files = weights.find(NAME).parent, resources.files
 
     def move(name: str) -> None:
         for folder in tmp_path.glob("*/robovision"):
             shutil.rmtree(folder)
         shutil.copytree(source, tmp_path / name / "robovision" / "data")
-        monkeypatch.setattr(weights.resources, "files", lambda package: tmp_path / name / package)
+        here = {"robovision": tmp_path / name / "robovision"}
+        monkeypatch.setattr(resources, "files", lambda package: here.get(package) or files(package))
 
     return move
 
