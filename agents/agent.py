@@ -92,7 +92,7 @@ def find_step(run: Run, checkpoint: str) -> int:
     Raises:
         UsageError: if there is none, naming those that there are.
     """
-    steps = [int(path.name.removeprefix("step-")) for path in run.checkpoints()]
+    steps = run.steps()
     if not steps:
         raise UsageError(f"{run.path} has no checkpoint yet: continue it with robovision {run.job} --resume {run.path}")
     if checkpoint == "final":

@@ -171,7 +171,8 @@ class TrainConfig:
     device: Device = "auto"
     """Where to train; auto: on a GPU if there is one."""
     threads: int = 0
-    """Threads that train on the CPU; 0: as many as there are cores. On the CPU they decide the last bits."""
+    """Threads that train on the CPU; 0: as many as there are cores, under torchrun this process's share of them. On the
+    CPU they decide the last bits."""
     workers: int = 0
     """Processes that simulate; 0: as many as there are cores. They don't change the result."""
 

@@ -1,6 +1,6 @@
 """The run folder: everything that a run needs to be resumed, judged and repeated.
 
-    run.json                 job, resolved config, versions, git commit, machine
+    run.json                 job, resolved config, versions, git commit, machine; what was changed since it began
     checkpoints/step-000100/ model.safetensors, optimizer.safetensors, state.json with their checksums
     results.json             metrics with units and intervals
 
@@ -147,6 +147,18 @@ class Run:
         except (dacite.DaciteError, UsageError) as error:
             raise UsageError(f"{self.path / 'run.json'}: {error}") from error
 
+    def amend(self, config: Any, changes: Sequence[str]) -> None:
+        """Give the run another config of the same kind, and write down in run.json what changed, in words.
+
+        Raises:
+            UsageError: if another process works in the folder.
+        """
+        file = self.path / "run.json"
+        with self.lock():
+            content = json.loads(file.read_text())
+            self._config = to_dict(config)
+            write_json(file, {**content, "config": self._config, "changes": [*content.get("changes", []), *changes]})
+
     def lock(self) -> AbstractContextManager[None]:
         """Hold the folder for this process; if the process dies, the system lets go of it.
 
@@ -194,6 +206,10 @@ class Run:
     def checkpoints(self) -> list[Path]:
         """The folders of the checkpoints, oldest first."""
         return sorted((self.path / "checkpoints").glob("step-*"))
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints, in order."""
+        return [int(path.name.removeprefix("step-")) for path in self.checkpoints()]
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of this step."""

@@ -122,6 +122,35 @@ def test_a_killed_run_ends_with_the_same_weights(finished: Run, tmp_path: Path) 
     assert final_weights(path) == final_weights(finished.path)
 
 
+def test_a_run_that_gets_more_steps_ends_as_if_it_had_them_from_the_start(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "short"
+    config = resolve(dataclasses.replace(TINY, steps=32, evaluation=Evaluation(episodes=1, times=1, video=False)))
+    Training(Run.create(path, "rl", config, disk_space(config)), config).execute()
+    assert main(["rl", "--resume", str(path), "--steps", "31"]) == 2
+    assert "--steps: 32 -> 31" in capsys.readouterr().err
+    assert main(["rl", "--resume", str(path), "--steps", "48", "--seed", "1"]) == 2
+    assert Run.open(path).config(RLConfig) == config
+    assert main(["rl", "--resume", str(path), "--steps", "48"]) == 0
+    assert final_weights(path) == final_weights(finished.path)
+    written = json.loads((path / "run.json").read_text())
+    assert written["config"]["steps"] == 48
+    assert written["changes"] == ["--steps: 32 -> 48"]
+    scores = [row.rpartition(",")[2] for row in (path / "curve.csv").read_text().splitlines()]
+    assert json.loads((path / "results.json").read_text())["steps"] == 48
+    assert [bool(score) for score in scores] == [True, False, True, True]  # what was evaluated at 32 steps counts
+
+
+def test_moments_of_evaluation_that_more_steps_put_in_the_past_are_left_out(tmp_path: Path) -> None:
+    """Of 64 steps the middle would be evaluated at 32, whose checkpoint a run of 80 did not keep."""
+    run = Run.create(tmp_path / "run", "rl", TINY, 0)
+    training = Training(run, dataclasses.replace(TINY, steps=64, evaluation=Evaluation(episodes=1, times=2)))
+    assert training._due(32)
+    training._judge(32)
+    assert not training.judged
+
+
 def test_the_policy_is_the_same_here_in_plain_stable_baselines3_and_on_the_command_line(
     finished: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

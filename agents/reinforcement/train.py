@@ -238,10 +238,13 @@ class Training:
         return True
 
     def _judge(self, step: int) -> None:
-        """Evaluate the checkpoint of a step if it is due, unless that was done before."""
-        if not self._due(step):
-            return
+        """Evaluate the checkpoint of a step if it is due, unless that was done before.
+
+        Of a run that was given more steps, what was evaluated counts; what would have been is no longer there.
+        """
         path = record_path(self.run, step)
+        if not path.exists() and not (self._due(step) and step in self.run.steps()):
+            return
         film = self.config.evaluation.video and step >= self.config.steps
         if path.exists() and (not film or self._video.exists()):
             self.judged[step] = read_record(path)

@@ -54,7 +54,8 @@ class Train:
     out: Path | None = None
     """The run folder; by default a new one under runs/."""
     resume: Path | None = None
-    """Continue the run in this folder; the other options must not differ from the run's."""
+    """Continue the run in this folder; the other options must not differ from the run's. Not even more epochs: over
+    those of the run the learning rate falls to 0. (`robovision rl` takes more steps.)"""
 
 
 @dataclass(frozen=True)

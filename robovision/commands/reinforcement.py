@@ -32,6 +32,7 @@ examples:
   robovision rl --encoder cnn
   robovision rl --algorithm td3 --options policy_delay=3 --out runs/td3
   robovision rl --resume runs/td3
+  robovision rl --resume runs/td3 --steps 100_000
   robovision evaluate runs/td3 --episodes 100"""
 
 
@@ -43,7 +44,8 @@ class Reinforce:
     out: Path | None = None
     """The run folder; by default a new one under runs/."""
     resume: Path | None = None
-    """Continue the run in this folder; the other options must not differ from the run's."""
+    """Continue the run in this folder; the other options must not differ from the run's, but --steps may be more: the
+    learning rate does not depend on them."""
 
 
 def _rl(options: Reinforce) -> int:
@@ -59,8 +61,7 @@ def _rl(options: Reinforce) -> int:
         run = Run.create(options.out or _new_folder(config), "rl", config, disk_space(config))
     else:
         run = Run.open(options.resume)
-        config = run.config(RLConfig)
-        check_resumed(differences(config, options.config), options.out)
+        config = _resumed(run, options)
     print(_plan(config, run.path))
     try:
         with run.lock():
@@ -74,6 +75,16 @@ def _rl(options: Reinforce) -> int:
     print(f"\ncurve      {run.path / 'curve.png'}\nnumbers    {run.path / 'results.json'}")
     print(f"model      {run.path / 'model.zip'}\n\ntry next\n  {program()} evaluate {run.path} --episodes 100 --seed 7")
     return 0
+
+
+def _resumed(run: Run, options: Reinforce) -> RLConfig:
+    """The run's config, with more steps if they are asked for; run.json then has them, too."""
+    before = run.config(RLConfig)
+    config = dataclasses.replace(before, steps=max(before.steps, options.config.steps))
+    check_resumed(differences(config, options.config), options.out)
+    if config != before:
+        run.amend(config, differences(before, config))
+    return config
 
 
 def _new_folder(config: RLConfig) -> Path:
