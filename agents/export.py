@@ -21,10 +21,7 @@ Convention, of a run of `robovision train`:
 from __future__ import annotations
 
 import functools
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,6 +34,7 @@ from robovision.agents.cloned import ClonedAgent
 from robovision.agents.policy import Policy
 from robovision.errors import UsageError
 from robovision.files import write_atomically
+from robovision.quiet import quiet
 
 Form = Literal["onnx", "torch", "torchscript"]
 SUFFIXES: dict[Form, str] = {"onnx": ".onnx", "torch": ".pt2", "torchscript": ".ts"}
@@ -126,7 +124,7 @@ def export(agent: Agent, path: Path, form: Form) -> float:
     partial = path.with_name(f".{path.name}.partial{SUFFIXES[form]}")
     function = function_of(agent)
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             _write(function, partial, form)
         difference = max(_differences(function, partial, form))
         if not difference <= TOLERANCE:
@@ -158,7 +156,7 @@ def _write(function: Function, path: Path, form: Form) -> None:
 def play(path: Path, form: Form, given: Inputs) -> list[Tensor]:
     """What a file answers to inputs."""
     if form != "onnx":
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.export.load(path).module() if form == "torch" else torch.jit.load(path)  # type: ignore[no-untyped-call]
             answer = program(**given)
             return [answer] if isinstance(answer, Tensor) else list(answer)
@@ -198,16 +196,3 @@ def _differences(function: Function, path: Path, form: Form) -> Iterator[float]:
         yield max(float((a - b).abs().max()) for a, b in zip(wanted, found, strict=True))
         if len(found) > 1:
             past = {"past": found[1], "fresh": torch.zeros(3, dtype=torch.bool)}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the exporter's notes about itself."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

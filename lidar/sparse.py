@@ -1,20 +1,20 @@
 """Sparse 3D convolutions in plain torch: submanifold, strided and inverse, equal to dense ones at the same sites.
 
-Source: Graham, Engelcke and van der Maaten (2018), as in spconv; sums run over gathered rows, see
+Source: Graham, Engelcke and van der Maaten (2018), as in spconv; for how they are computed see
 `robovision.lidar.rulebooks`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from robovision.lidar.rulebooks import Part, Plan, Rulebook, Triple, strided, submanifold
+from robovision.lidar.rulebooks import Block, Rulebook, Triple, strided, submanifold
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +49,10 @@ class Sites:
         """The rulebook of a strided convolution from here, and where it leads."""
         key = (kernel, stride, padding)
         if key not in self._books:
-            book = strided(self.coordinates, self.shape, kernel, stride, padding)
-            self._books[key] = book, Sites(book.coordinates, book.shape, self.size, (self, book))
-        pair: tuple[Rulebook, Sites] = self._books[key]
-        return pair
+            book, coordinates, shape = strided(self.coordinates, self.shape, kernel, stride, padding)
+            self._books[key] = book, Sites(coordinates, shape, self.size, (self, book))
+        found: tuple[Rulebook, Sites] = self._books[key]
+        return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +92,8 @@ class SparseConvolution(nn.Module):
         if torch.is_autocast_enabled(features.device.type):
             kind = torch.get_autocast_dtype(features.device.type)
             features, weight = features.to(kind), weight.to(kind)
-        if not torch.is_grad_enabled():
-            bias = None if self.bias is None else self.bias.to(features.dtype)
-            return _multiply(features, weight, book.backward if inverse else book.forward, bias)
         result: Tensor = _Convolve.apply(features, weight, book, inverse)  # type: ignore[no-untyped-call]
-        return result if self.bias is None else result + self.bias.to(result.dtype)
+        return result if self.bias is None else result.add_(self.bias.to(result.dtype))
 
 
 class SubmanifoldConv3d(SparseConvolution):
@@ -139,7 +136,7 @@ class InverseConv3d(SparseConvolution):
         if inputs.sites.origin is None:
             raise ValueError("an inverse convolution undoes a strided one, and these features come from none")
         sites, book = inputs.sites.origin
-        if math.prod(self.kernel) != book.table.shape[1]:
+        if math.prod(self.kernel) != len(book.inputs):
             raise ValueError(f"the kernel {self.kernel} is not of the size of the strided convolution's")
         return SparseMap(self.apply_book(inputs.features, book, inverse=True), sites)
 
@@ -166,54 +163,45 @@ class _Convolve(torch.autograd.Function):
     def forward(ctx: Any, features: Tensor, weight: Tensor, book: Rulebook, inverse: bool) -> Tensor:
         ctx.save_for_backward(features, weight)
         ctx.book, ctx.inverse = book, inverse
-        return _multiply(features, weight, book.backward if inverse else book.forward)
+        return _sum(features, weight, book.backward if inverse else book.forward)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (gradient,) = gradients
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = grad_outputs
         features, weight = ctx.saved_tensors
         book: Rulebook = ctx.book
-        there, back = (book.backward, book.forward) if ctx.inverse else (book.forward, None)
         to_features = to_weight = None
         if ctx.needs_input_grad[0]:
             turned = weight.transpose(1, 2)
             if book.symmetric:
-                to_features = _multiply(gradient, turned.flip(0).contiguous(), book.forward)
+                to_features = _sum(gradient, turned.flip(0).contiguous(), book.forward)
             else:
-                to_features = _multiply(gradient, turned.contiguous(), back or book.backward)
+                to_features = _sum(gradient, turned.contiguous(), book.forward if ctx.inverse else book.backward)
         if ctx.needs_input_grad[1]:
-            to_weight = _correlate(features, gradient, weight, there)
+            one, other = (book.outputs, book.inputs) if ctx.inverse else (book.inputs, book.outputs)
+            to_weight = _correlate(features, gradient, weight, one, other)
         return to_features, to_weight, None, None
 
 
-def _multiply(features: Tensor, weight: Tensor, plan: Plan, bias: Tensor | None = None) -> Tensor:
-    """Outputs [M, C]: of each a bias and the sum over the kernel's places of its input there times the weight there."""
-    ordered = features.new_empty(len(plan.order), weight.shape[2])
-    for part, rows in _gather(features, plan):
-        kernel = weight if len(part.places) == len(weight) else weight.index_select(0, part.places)
-        kernel = kernel.reshape(-1, weight.shape[2])
-        if bias is None:
-            torch.mm(rows, kernel, out=ordered[part.rows])
-        else:
-            torch.addmm(bias, rows, kernel, out=ordered[part.rows])
-    return ordered.index_select(0, plan.position)
+def _sum(features: Tensor, weight: Tensor, blocks: list[Block]) -> Tensor:
+    """Outputs [M, C]: of each the sum over its pairs of the input times the weight of their place."""
+    channels = weight.shape[2]
+    result = features.new_empty(blocks[-1].rows.stop if blocks else 0, channels)
+    products = features.new_empty(max((len(block.order) for block in blocks), default=0), channels)
+    for block in blocks:
+        mine = products[: len(block.order)]
+        into = torch.split(mine, [len(inputs) for inputs in block.inputs])
+        for kernel, inputs, rows in zip(weight, block.inputs, into, strict=True):
+            torch.mm(features.index_select(0, inputs), kernel, out=rows)
+        result[block.rows] = functional.embedding_bag(block.order, mine, block.offsets, mode="sum")
+    return result
 
 
-def _correlate(features: Tensor, gradient: Tensor, weight: Tensor, plan: Plan) -> Tensor:
-    """The gradient of the weights [K, F, C]; summed in float32 also where the features are of half precision."""
-    ordered = gradient.index_select(0, plan.order)
-    result = weight.new_zeros(weight.shape, dtype=torch.promote_types(weight.dtype, torch.float32))
-    for part, rows in _gather(features, plan):
-        product = torch.mm(rows.T, ordered[part.rows]).view(len(part.places), *weight.shape[1:])
-        result.index_add_(0, part.places, product.to(result.dtype))
-    return result.to(weight.dtype)
-
-
-def _gather(features: Tensor, plan: Plan) -> Iterator[tuple[Part, Tensor]]:
-    """Each part with the inputs [rows, P * F] of its outputs, side by side, 0 where there is none; till the next."""
-    width = features.shape[1]
-    padded = torch.cat([features, features.new_zeros(1, width)])
-    buffer = features.new_empty(max((len(part.inputs) for part in plan.parts), default=0), width)
-    for part in plan.parts:
-        torch.index_select(padded, 0, part.inputs, out=buffer[: len(part.inputs)])
-        yield part, buffer[: len(part.inputs)].view(part.rows.stop - part.rows.start, -1)
+def _correlate(
+    features: Tensor, gradient: Tensor, weight: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...]
+) -> Tensor:
+    """The gradient of the weights [K, F, C]."""
+    result = torch.empty_like(weight)
+    for place, (one, other) in enumerate(zip(inputs, outputs, strict=True)):
+        torch.mm(features.index_select(0, one).T, gradient.index_select(0, other), out=result[place])
+    return result

@@ -9,9 +9,7 @@ A checkpoint is written beside its place and renamed into it: it is there whole,
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +18,8 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import robovision
 from robovision import weights
 from robovision.errors import UsageError
-from robovision.files import cannot_write, write_json
+from robovision.files import cannot_write, hold, write_json
 from robovision.types import Metric
 
 if TYPE_CHECKING:
@@ -160,23 +159,13 @@ class Run:
             self._config = to_dict(config)
             write_json(file, {**content, "config": self._config, "changes": [*content.get("changes", []), *changes]})
 
-    @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the folder for this process; if the process dies, the system lets go of it.
 
         Raises:
             UsageError: if another process holds it, or it can't be written.
         """
-        try:
-            file = (self.path / ".lock").open("w")
-        except OSError as error:
-            raise cannot_write(self.path, error) from error
-        with file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UsageError(f"another process is working in {self.path}: wait for it or end it") from None
-            yield
+        return hold(self.path)
 
     def save(
         self, step: int, state: Mapping[str, Any], tensors: Mapping[str, Mapping[str, Tensor]], keep: bool

@@ -65,15 +65,21 @@ def check(path: Path, expected: str) -> None:
         raise UsageError(f"{path} is damaged or was changed: its checksum is {found[:12]}, not {expected[:12]}")
 
 
-def save(path: Path, tensors: Mapping[str, Tensor]) -> str:
+def save(path: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str] | None = None) -> str:
     """Write tensors as safetensors, whole or not at all; returns the file's SHA-256 checksum.
+
+    Args:
+        path: the file.
+        tensors: by name.
+        about: what the file says of them; `about` reads it.
 
     Raises:
         UsageError: if the file can't be written.
     """
     from safetensors.torch import save as serialise
 
-    content = serialise({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()})
+    plain = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    content = serialise(plain, dict(about) if about else None)
     with write_atomically(path) as file:
         file.write(content)
     return hashlib.sha256(content).hexdigest()
@@ -90,6 +96,23 @@ def load(path: Path) -> dict[str, Tensor]:
 
     try:
         return load_file(path)
+    except FileNotFoundError:
+        raise UsageError(f"there is no weight file {path}") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"{path} is no readable safetensors file: {error}") from error
+
+
+def about(path: Path) -> dict[str, str]:
+    """What a safetensors file says of its tensors.
+
+    Raises:
+        UsageError: if it is missing, truncated or another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
     except FileNotFoundError:
         raise UsageError(f"there is no weight file {path}") from None
     except (SafetensorError, OSError) as error:

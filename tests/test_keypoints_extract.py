@@ -105,6 +105,11 @@ def test_names_and_numbers_are_checked() -> None:
         keypoints.load("siftt")
     with pytest.raises(UsageError, match="at least 1"):
         keypoints.load("sift", 0)
+    for name in ("sift=weights.safetensors", "strek="):
+        with pytest.raises(UsageError, match="strek=FILE or strek-fast=FILE"):
+            keypoints.load(name)
+    with pytest.raises(UsageError, match=r"no weight file none\.safetensors"):
+        keypoints.load("strek=none.safetensors")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has the CUDA device that is to be missing")

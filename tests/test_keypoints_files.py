@@ -188,6 +188,29 @@ def test_an_interrupted_extraction_goes_on(
     assert main([*arguments, "--num-keypoints", "7"]) == 2
 
 
+def test_a_name_that_is_no_text_is_listed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path / "images" / "good.png", blobs(64, 64))
+    try:
+        (tmp_path / "images" / os.fsdecode(b"bad\xff.png")).write_bytes((tmp_path / "images" / "good.png").read_bytes())
+    except OSError:
+        pytest.skip("this file system has names in UTF-8 only")
+    out = tmp_path / "features.h5"
+    assert main(["keypoints", "extract", str(tmp_path / "images"), "--extractor", "orb", "--out", str(out)]) == 1
+    assert "is no UTF-8" in capsys.readouterr().err
+    assert hloc.names(out) == ["good.png"]
+
+
+def test_two_extractions_into_one_file_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "features.h5"
+    _write(tmp_path / "a.png", blobs(64, 64))
+    arguments = ["keypoints", "extract", str(tmp_path / "a.png"), "--extractor", "orb", "--out", str(out)]
+    with hloc.Store(out, {"extractor": "orb", "keypoints": 1024, "uniform": False}).lock():
+        assert main(arguments) == 2
+    assert "another process is working in" in capsys.readouterr().err
+    assert main(arguments) == 0
+    assert hloc.names(out) == ["a.png"]
+
+
 def test_a_full_disk_ends_an_extraction_and_loses_nothing(
     photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

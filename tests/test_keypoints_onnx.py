@@ -68,6 +68,7 @@ def test_names_and_numbers_are_checked(tmp_path: Path) -> None:
     assert smallest_side(1024, 10) == 58
     assert smallest_side(1, 10) == 27
     assert main(["keypoints", "export", str(tmp_path / "strek.pt")]) == 2
+    assert main(["keypoints", "export", str(tmp_path / "strek.onnx"), "--weights", str(tmp_path / "none")]) == 2
     with pytest.raises(UsageError, match="at least 1"):
         ExtractorOptions(0)
 

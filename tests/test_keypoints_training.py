@@ -5,20 +5,24 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from robovision import weights
+from robovision import keypoints, weights
 from robovision.cli import main
 from robovision.errors import UsageError
 from robovision.keypoints.description import Descriptor
+from robovision.keypoints.detector import ABOUT, saved_options
+from robovision.keypoints.extractors import identity
 from robovision.keypoints.pairs import read_folder
+from robovision.keypoints.strek import ExtractorOptions, Strek
 from robovision.keypoints.strek_config import DetectorOptions, SamplingOptions, StrekConfig
-from robovision.keypoints.training import Training
+from robovision.keypoints.training import Training, make_objective
 from robovision.run import Run
 from robovision.steps import Steps
-from tests.keypoint_pictures import TINY
+from tests.keypoint_pictures import TINY, blobs
 
 CONFIG = StrekConfig(
     detector=TINY, sampling=SamplingOptions(most=8), leaves=1, size=48, batch=2, steps=4, checkpoint_every=2
@@ -50,6 +54,30 @@ def test_a_run_that_was_cut_off_ends_as_if_it_had_not_been(tmp_path: Path, monke
     later = dataclasses.replace(CONFIG, part="descriptor", detector_weights=whole / "detector.safetensors", steps=1)
     described = train(tmp_path / "descriptor", later)
     weights.assign(Descriptor(), weights.load(described / "descriptor.safetensors"), "test")
+    with pytest.raises(UsageError, match=r"detector.safetensors is of .*'C4'.* give the same --detector"):
+        make_objective(dataclasses.replace(later, detector=dataclasses.replace(TINY, group="D4")))
+    extracts_by_own_weights(described)
+
+
+def extracts_by_own_weights(run: Path) -> None:
+    """Both networks of a training, of whatever architecture, serve as an extractor."""
+    name = f"strek-fast={run / 'strek.safetensors'}"
+    found = keypoints.load(name, 50).extract(blobs(80, 90))
+    assert len(found) == 50
+    strek = Strek.load(ExtractorOptions(50, multi_scale=False), run / "strek.safetensors")
+    assert strek._detector.options == TINY
+    assert np.array_equal(found.xy, strek.extract(blobs(80, 90)).xy)
+    assert identity(name)["extractor"] == "strek-fast"
+    assert identity(name) != identity("strek-fast")
+    with pytest.raises(UsageError, match="both of S-TREK's networks"):
+        keypoints.load(f"strek={run / 'descriptor.safetensors'}")
+
+
+@pytest.mark.parametrize("said", ["no JSON", "[1]", '{"side": 5}', '{"fields": "2"}', '{"fields": 0}'])
+def test_weights_that_say_no_detector_are_refused(said: str, tmp_path: Path) -> None:
+    weights.save(tmp_path / "strek.safetensors", {}, {ABOUT: said})
+    with pytest.raises(UsageError, match="says of its detector"):
+        saved_options(tmp_path / "strek.safetensors")
 
 
 def test_a_run_may_stop_before_its_last_step(tmp_path: Path) -> None:

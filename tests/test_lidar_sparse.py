@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from robovision.lidar import rulebooks
 from robovision.lidar.detectors.config import Grid
 from robovision.lidar.rulebooks import Triple, output_shape, submanifold
 from robovision.lidar.sparse import (
@@ -95,10 +96,11 @@ def test_strided_and_inverse_equal_dense(kernel: Triple, stride: Triple, padding
     same(returned.features, at(grid, inputs.sites), inputs.features, back.weight, layer.weight)
 
 
-def test_many_parts_and_double_precision() -> None:
+def test_many_blocks_and_double_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rulebooks, "BLOCK", 1000)
     torch.manual_seed(2)
     inputs = random_map(2, 3, share=0.6, shape=(6, 20, 20))
-    assert len(inputs.sites) > 2 * 512
+    assert len(inputs.sites.submanifold((3, 3, 3)).forward) > 10
     layer = SubmanifoldConv3d(2, 3, bias=False).double()
     features = inputs.features.detach().double().requires_grad_()
     result = layer(SparseMap(features, inputs.sites)).features
@@ -119,10 +121,9 @@ def test_rulebooks_are_made_once() -> None:
     assert first is second
 
 
-def test_autocast_is_near_and_has_gradients() -> None:
-    torch.manual_seed(3)
+@pytest.mark.parametrize("layer", [SubmanifoldConv3d(8, 8), StridedConv3d(8, 8)])
+def test_autocast_is_near_and_has_gradients(layer: SubmanifoldConv3d | StridedConv3d) -> None:
     inputs = random_map(8, 5)
-    layer = SubmanifoldConv3d(8, 8)
     exact = layer(inputs).features
     with torch.autocast("cpu", torch.bfloat16):
         half = layer(inputs).features
@@ -132,6 +133,22 @@ def test_autocast_is_near_and_has_gradients() -> None:
     (wanted,) = torch.autograd.grad(exact.square().sum(), [layer.weight])
     assert gradient.dtype is torch.float32
     assert (gradient - wanted).norm() < 0.05 * wanted.norm()
+
+
+def test_inputs_that_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a stride as long as the grid only the first slice of inputs meets any output, so that blocks are empty."""
+    monkeypatch.setattr(rulebooks, "BLOCK", 8)
+    torch.manual_seed(3)
+    inputs = random_map(2, 7, share=0.9, shape=(4, 20, 20))
+    layer = StridedConv3d(2, 3, (1, 1, 1), (4, 1, 1), 0)
+    result = layer(inputs)
+    book, _ = inputs.sites.strided((1, 1, 1), (4, 1, 1), (0, 0, 0))
+    assert min(len(block.order) for block in book.backward) == 0 < len(book.forward) - 1
+    dense = functional.conv3d(inputs.dense(), dense_kernel(layer), layer.bias, (4, 1, 1))
+    assert layer.bias is not None
+    same(result.features, at(dense, result.sites), inputs.features, layer.weight, layer.bias)
+    with torch.no_grad():
+        assert torch.equal(layer(inputs).features, result.features)
 
 
 def test_nothing_in_nothing_out() -> None:
@@ -154,8 +171,8 @@ def test_refusals() -> None:
 
 def test_neighbours_do_not_wrap_around() -> None:
     coordinates = torch.tensor([[0, 0, 0, 10], [0, 0, 1, 0], [0, 0, 8, 10], [0, 2, 0, 0], [1, 0, 0, 0]])
-    table = submanifold(coordinates, SHAPE, (3, 3, 3)).table
-    assert ((table != 5).sum(dim=1) == 1).all()
+    pairs = [len(inputs) for inputs in submanifold(coordinates, SHAPE, (3, 3, 3)).inputs]
+    assert pairs[13] == sum(pairs) == 5
 
 
 @pytest.mark.parametrize("size", [0.5, 0.01])

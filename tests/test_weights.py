@@ -28,6 +28,16 @@ def test_every_fault_is_named() -> None:
         assert part in str(caught.value)
 
 
+def test_what_a_file_says_of_its_tensors(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    weights.save(file, {"w": torch.ones(2)}, {"model": "line"})
+    assert weights.about(file) == {"model": "line"}
+    weights.save(file, {"w": torch.ones(2)})
+    assert weights.about(file) == {}
+    with pytest.raises(UsageError, match="no weight file"):
+        weights.about(tmp_path / "none")
+
+
 @pytest.mark.parametrize("content", [b"", b"\x10\0\0\0\0\0\0\0{}", b"not safetensors at all"])
 def test_truncated_and_foreign_files_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)

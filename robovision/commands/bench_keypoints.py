@@ -36,7 +36,7 @@ class Keypoints:
     """The options of `robovision bench keypoints`."""
 
     extractors: tyro.conf.Positional[tuple[str, ...]] = ("strek", "strek-fast", "rootsift", "sift", "orb")
-    """Which extractors."""
+    """Which extractors; strek=FILE has weights of your own training."""
     data: Path | None = None
     """A folder with more photographs."""
     step: int = 15

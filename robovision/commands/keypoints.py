@@ -36,10 +36,13 @@ commands:
 TRAIN = """Train S-TREK's keypoint detector, or its descriptor, on homographies of procedural pictures and photographs.
 
 First the detector, by the repeatability of the points that it draws; then the descriptor, at the detector's points.
+That ends in strek.safetensors, both: the other commands take it as --extractor strek=FILE, Python as
+robovision.keypoints.load("strek=FILE").
 
 examples:
   robovision keypoints train --images photographs --out runs/detector
-  robovision keypoints train --part descriptor --detector-weights runs/detector/detector.safetensors
+  robovision keypoints train --part descriptor --detector-weights runs/detector/detector.safetensors --out runs/strek
+  robovision keypoints match a.png b.png --extractor strek=runs/strek/strek.safetensors
   robovision keypoints train --resume runs/detector"""
 
 SPACE = 20_000_000
@@ -69,7 +72,8 @@ def _train(options: Train) -> int:
         return 130
     for metric in metrics:
         print(f"  {metric.name:<24} {metric}")
-    print(f"weights    {run.path / f'{config.part}.safetensors'}\nlook at    {run.path / 'curve.csv'}")
+    written = "detector" if config.part == "detector" else "strek"
+    print(f"weights    {run.path / f'{written}.safetensors'}\nlook at    {run.path / 'curve.csv'}")
     return 0
 
 

@@ -51,7 +51,8 @@ It looks at one scale, as strek-fast does. The file says all this, too.
 
 examples:
   robovision keypoints export strek.onnx
-  robovision keypoints export strek.onnx --num-keypoints 2048"""
+  robovision keypoints export strek.onnx --num-keypoints 2048
+  robovision keypoints export own.onnx --weights runs/strek-descriptor-seed0/strek.safetensors"""
 
 DATABASE = ".db"
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
@@ -66,7 +67,7 @@ class Extract:
     out: Path = Path("features.h5")
     """FILE.h5 for hloc, or FILE.db for COLMAP."""
     extractor: str = "strek"
-    """strek, strek-fast, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb; strek=FILE has weights of your own training."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     uniform: bool = False
@@ -102,7 +103,7 @@ class Match:
     out: Path | None = None
     """Where to draw the matches: a .png, .jpg or .webp."""
     extractor: str = "strek"
-    """strek, strek-fast, sift, rootsift or orb."""
+    """strek, strek-fast, sift, rootsift or orb; strek=FILE has weights of your own training."""
     num_keypoints: int = 1024
     """Keypoints of an image at most: the strongest."""
     ratio: float | None = None
@@ -134,6 +135,8 @@ class Export:
     """The file to write."""
     num_keypoints: int = 1024
     """Keypoints of an image at most."""
+    weights: Path | None = None
+    """strek.safetensors of your own training; by default the embedded weights."""
 
     def __post_init__(self) -> None:
         if self.out.suffix != ".onnx":
@@ -151,10 +154,11 @@ def _extract(options: Extract) -> int:
         import_pycolmap()
     found = sources.find(options.images)
     features = options.out.with_suffix(".h5") if database else options.out
-    settings = {"extractor": options.extractor, "keypoints": options.num_keypoints, "uniform": options.uniform}
-    store = hloc.Store(features, settings)
+    of = extractors.identity(options.extractor)
+    store = hloc.Store(features, {**of, "keypoints": options.num_keypoints, "uniform": options.uniform})
     try:
-        faults = _extract_all(options, extractor, found, store)
+        with store.lock():
+            faults = _extract_all(options, extractor, found, store)
     except KeyboardInterrupt:
         print(f"\nstopped; what is done is kept: start the same command again to go on, {program()} keypoints extract")
         return 130
@@ -230,7 +234,7 @@ def _match(options: Match) -> int:
 def _export(options: Export) -> int:
     from robovision.keypoints.onnx import export
 
-    smallest = export(options.out, options.num_keypoints)
+    smallest = export(options.out, options.num_keypoints, options.weights)
     size = options.out.stat().st_size / 1e6
     print(f"{options.out}: {size:.1f} MB, for images of at least {smallest} x {smallest} pixels")
     return 0

@@ -39,7 +39,8 @@ left out.
 examples:
   robovision keypoints evaluate rotation photographs --out runs/rotation
   robovision keypoints evaluate hpatches hpatches-sequences-release --extractors strek rootsift
-  robovision keypoints evaluate poses mobilebrick --keypoints 2048"""
+  robovision keypoints evaluate poses mobilebrick --keypoints 2048
+  robovision keypoints evaluate rotation photographs --extractors strek strek=runs/descriptor/strek.safetensors"""
 
 Protocol = Literal["rotation", "hpatches", "hpatches-full", "poses"]
 POSE_KEYPOINTS = 2048
@@ -54,7 +55,7 @@ class Evaluate:
     folder: tyro.conf.Positional[Path]
     """The images, or a local copy of the benchmark."""
     extractors: tuple[str, ...] = ("strek", "strek-fast", "rootsift", "sift", "orb")
-    """Which extractors."""
+    """Which extractors; strek=FILE has weights of your own training."""
     keypoints: int | None = None
     """Keypoints of an image at most; by default the protocol's, for poses 2,048."""
     step: int = 15

@@ -7,12 +7,17 @@ orientation is an addition: the last layer has a second regular field, read as a
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from robovision import weights
+from robovision.errors import UsageError, first_line
 from robovision.keypoints.strek_config import DetectorOptions
 from robovision.symmetry.claims import Symmetry
 from robovision.symmetry.data import FlowField, Image
@@ -25,6 +30,9 @@ from robovision.symmetry.groupconv import (
     quarter_symmetries,
     split,
 )
+
+ABOUT = "detector"
+"""Under which a file of weights says the detector's options, as JSON."""
 
 
 @dataclass(frozen=True)
@@ -87,3 +95,22 @@ class Detector(nn.Module):
         plain = Detector(self.options)
         plain.layers = export(self.layers)
         return plain.eval().requires_grad_(False).to(self.compass)
+
+
+def saved_options(path: Path) -> DetectorOptions | None:
+    """The architecture that a file of weights is of, by what it says; None if it says nothing.
+
+    Raises:
+        UsageError: if it can't be read, or says something else there.
+    """
+    said = weights.about(path).get(ABOUT)
+    if said is None:
+        return None
+    known = {field.name: type(field.default) for field in dataclasses.fields(DetectorOptions)}
+    try:
+        options = json.loads(said)
+        if any(type(value) is not known[name] for name, value in options.items()):
+            raise ValueError(said)
+        return DetectorOptions(**options)
+    except (AttributeError, KeyError, ValueError, UsageError) as error:
+        raise UsageError(f"{path} says of its detector what no detector is: {first_line(error)}") from error

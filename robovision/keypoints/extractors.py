@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from robovision import weights
 from robovision.devices import Device, resolve_device
 from robovision.errors import UsageError, unknown
 from robovision.keypoints import opencv
@@ -21,26 +23,28 @@ Method = Callable[[Array], Keypoints]
 """From grey float32 [H, W] in 0..1 to keypoints, strongest first."""
 
 
-def _strek(num_keypoints: int, device: Device) -> Method:
-    from robovision.keypoints.strek import ExtractorOptions, Strek
-
-    return Strek.load(ExtractorOptions(most=num_keypoints), device=device).extract
+Maker = Callable[[int, Device, Path | None], Method]
+"""From the number of keypoints, the device and the file of weights to a method."""
 
 
-def _strek_fast(num_keypoints: int, device: Device) -> Method:
-    from robovision.keypoints.strek import ExtractorOptions, Strek
+def _strek(multi_scale: bool) -> Maker:
+    def make(num_keypoints: int, device: Device, path: Path | None) -> Method:
+        from robovision.keypoints.strek import ExtractorOptions, Strek
 
-    return Strek.load(ExtractorOptions(most=num_keypoints, multi_scale=False), device=device).extract
+        return Strek.load(ExtractorOptions(num_keypoints, multi_scale=multi_scale), path, device).extract
+
+    return make
 
 
-METHODS: dict[str, Callable[[int, Device], Method]] = {
-    "strek": _strek,
-    "strek-fast": _strek_fast,
-    "sift": lambda num_keypoints, _: opencv.sift(num_keypoints),
-    "rootsift": lambda num_keypoints, _: opencv.rootsift(num_keypoints),
-    "orb": lambda num_keypoints, _: opencv.orb(num_keypoints),
+LEARNED: dict[str, Maker] = {"strek": _strek(multi_scale=True), "strek-fast": _strek(multi_scale=False)}
+"""The extractors with weights, which may come from a file of one's own."""
+METHODS: dict[str, Maker] = {
+    **LEARNED,
+    "sift": lambda num_keypoints, *_: opencv.sift(num_keypoints),
+    "rootsift": lambda num_keypoints, *_: opencv.rootsift(num_keypoints),
+    "orb": lambda num_keypoints, *_: opencv.orb(num_keypoints),
 }
-"""Every extractor: from the number of keypoints and the device to a method."""
+"""Every extractor."""
 
 CANDIDATES = 4
 """Keypoints that uniform coverage chooses from, for each that it keeps."""
@@ -84,23 +88,50 @@ def load(name: str, num_keypoints: int = 1024, uniform: bool = False, device: De
 
     Args:
         name: "strek" (several scales), "strek-fast" (the image's own only), "sift", "rootsift" or "orb"; the last
-            three need OpenCV.
+            three need OpenCV. "strek=FILE" and "strek-fast=FILE" have the weights of a strek.safetensors that
+            `robovision keypoints train --part descriptor` wrote.
         num_keypoints: how many at most in an image.
         uniform: choose them for even coverage instead of the strongest ones.
         device: where S-TREK computes: "cpu", "cuda", "mps", or "auto", CUDA if there is any, else the processor.
             OpenCV's extractors compute on the processor, whatever it says.
 
     Raises:
-        UsageError: for an unknown name or less than one keypoint, if there is no such device, or if OpenCV is needed
-            and not installed.
+        UsageError: for an unknown name or less than one keypoint, if there is no such device, if OpenCV is needed
+            and not installed, or if a file is missing or holds other weights.
     """
-    if name not in METHODS:
-        raise unknown("extractor", name, METHODS)
+    kind, path = parse(name)
     if num_keypoints < 1:
         raise UsageError(f"num_keypoints must be at least 1, got {num_keypoints}")
     most = num_keypoints * (CANDIDATES if uniform else 1)
-    method = METHODS[name](most, extractor_device(device))
+    method = METHODS[kind](most, extractor_device(device), path)
     return Extractor(name, method, num_keypoints, uniform)
+
+
+def parse(name: str) -> tuple[str, Path | None]:
+    """The kind of extractor that a name says, and the file of its weights, if it says one.
+
+    Raises:
+        UsageError: for an unknown kind, or a file for one that has no weights.
+    """
+    kind, separator, file = name.partition("=")
+    if kind not in METHODS:
+        raise unknown("extractor", kind, METHODS)
+    if separator and (kind not in LEARNED or not file):
+        raise UsageError(f"weights are given as {' or '.join(f'{k}=FILE' for k in LEARNED)}, got {name!r}")
+    return kind, Path(file) if file else None
+
+
+def identity(name: str) -> dict[str, str]:
+    """What tells keypoints of this extractor from others': its kind, and the checksum of its weights.
+
+    Raises:
+        UsageError: as `parse` does.
+        OSError: if the file can't be read.
+    """
+    kind, path = parse(name)
+    if kind not in LEARNED:
+        return {"extractor": kind}
+    return {"extractor": kind, "weights": weights.sha256(weights.find("strek") if path is None else path)[:12]}
 
 
 def extractor_device(name: Device) -> Device:

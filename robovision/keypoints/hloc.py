@@ -7,13 +7,14 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from robovision.errors import UsageError, first_line
-from robovision.files import cannot_write, write_atomically, write_json
+from robovision.files import cannot_write, hold, write_atomically, write_json
 from robovision.types import Keypoints
 
 OPTIONAL = ("angles", "scales", "uncertainties")
@@ -63,6 +64,14 @@ class Store:
 
     def __contains__(self, name: str) -> bool:
         return name in self._done
+
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold what is done for this process, until `pack`; two that add to it would write over each other's.
+
+        Raises:
+            UsageError: if another process holds it.
+        """
+        return hold(self._parts)
 
     def add(self, name: str, keypoints: Keypoints) -> None:
         """Keep one image's keypoints."""

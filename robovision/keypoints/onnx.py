@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
 from pathlib import Path
 
 import torch
@@ -17,6 +16,7 @@ from robovision.keypoints.detector import Detection, Detector
 from robovision.keypoints.places import REACH, refine
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek import ExtractorOptions, Strek
+from robovision.quiet import quiet
 
 OPSET = 20
 INPUT = "image"
@@ -69,22 +69,23 @@ def smallest_side(most: int, margin: int) -> int:
     return int((most - 1) ** 0.5) + 1 + 2 * (margin + REACH)
 
 
-def export(path: Path, most: int) -> int:
-    """Write S-TREK, at one scale, with the embedded weights; returns the smallest side of its images in pixels.
+def export(path: Path, most: int, weights: Path | None = None) -> int:
+    """Write S-TREK, at one scale; returns the smallest side of its images in pixels.
 
     Height and width are free. The file's description says what goes in and what comes out.
 
     Args:
         path: the file.
         most: keypoints of an image at most.
+        weights: strek.safetensors of a descriptor's training; by default the embedded ones.
 
     Raises:
-        UsageError: if a package is missing, `most` is below 1, or the file can't be written.
+        UsageError: if a package is missing, `most` is below 1, the weights don't fit, or the file can't be written.
     """
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise UsageError(f"exporting needs {' and '.join(missing)}: pip install 'robovision[onnx]'")
-    strek = Strek.load(ExtractorOptions(most, multi_scale=False))
+    strek = Strek.load(ExtractorOptions(most, multi_scale=False), weights)
     graph = Graph(strek._detector, strek._descriptor, most, strek.options.radius).eval()
     smallest = smallest_side(most, strek._detector.options.margin)
     content = _serialise(graph, smallest, ABOUT.format(smallest=smallest, most=most))
@@ -96,8 +97,7 @@ def export(path: Path, most: int) -> int:
 
 def _serialise(graph: Graph, smallest: int, about: str) -> bytes:
     sides = {axis: torch.export.Dim(name, min=smallest) for axis, name in ((2, "height"), (3, "width"))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's exporter about itself
+    with quiet():
         program = torch.onnx.export(
             graph,
             (torch.rand(1, 1, smallest + 8, smallest + 16),),

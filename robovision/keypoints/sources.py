@@ -94,8 +94,11 @@ def read(source: Source, every: int, wanted: Callable[[str], bool]) -> Iterator[
         wanted: whether to read the image of a name; else None comes in its place.
 
     Raises:
-        UsageError: if it is damaged, after what could be read of it.
+        UsageError: if it is damaged, after what could be read of it, or its name is no text.
     """
+    if not _is_text(source.name):
+        shown = str(source.path).encode(errors="backslashreplace").decode()
+        raise UsageError(f"{shown} has a name that is no UTF-8, so no file can hold its keypoints: rename it")
     if not source.is_video:
         yield source.name, read_grey(source.path) if wanted(source.name) else None
         return
@@ -103,6 +106,15 @@ def read(source: Source, every: int, wanted: Callable[[str], bool]) -> Iterator[
         if number % every == 0:
             name = f"{source.name}/{number:06d}.jpg"
             yield name, frame() if wanted(name) else None
+
+
+def _is_text(name: str) -> bool:
+    """Whether it is Unicode; Python keeps bytes of a file's name that are none as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def readable(paths: Sequence[Path], progress: Callable[[], object] = lambda: None) -> tuple[list[Path], list[str]]:

@@ -16,7 +16,7 @@ from robovision import weights
 from robovision.devices import Device, resolve_device
 from robovision.errors import UsageError
 from robovision.keypoints.description import SIDE, SPACING, WIDTH, Descriptor, patches, soften
-from robovision.keypoints.detector import Detection, Detector
+from robovision.keypoints.detector import Detection, Detector, saved_options
 from robovision.keypoints.places import REACH, refine
 from robovision.keypoints.sampling import local_maxima
 from robovision.keypoints.strek_config import DetectorOptions
@@ -81,18 +81,21 @@ class Strek:
 
         Args:
             options: what is extracted.
-            path: strek.safetensors of a descriptor's training; its detector has the default architecture.
+            path: strek.safetensors of a descriptor's training.
             device: where it computes.
 
         Raises:
             UsageError: if they are missing, changed or of another architecture, or there is no such device.
         """
-        tensors = weights.load_floats(weights.find("strek") if path is None else path)
+        file = weights.find("strek") if path is None else path
+        tensors = weights.load_floats(file)
         name = "strek" if path is None else str(path)
-        detector, descriptor = Detector(DetectorOptions()), Descriptor()
+        detector, descriptor = Detector(saved_options(file) or DetectorOptions()), Descriptor()
         networks: dict[str, nn.Module] = {"detector": detector, "descriptor": descriptor}
         for part, network in networks.items():
             own = {key.removeprefix(f"{part}."): value for key, value in tensors.items() if key.startswith(part)}
+            if not own:
+                raise UsageError(f"{name} does not hold both of S-TREK's networks: give a training's strek.safetensors")
             weights.assign(network, own, name)
         return cls(detector, descriptor, options, device)
 

@@ -5,6 +5,8 @@ Everything random depends on the seed and the step alone, so a run that was kill
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 
 import torch
@@ -13,7 +15,8 @@ from tqdm import tqdm
 
 from robovision import weights
 from robovision.devices import make_deterministic
-from robovision.keypoints.detector import Detector
+from robovision.errors import UsageError
+from robovision.keypoints.detector import ABOUT, Detector, saved_options
 from robovision.keypoints.leaves import dead_leaves
 from robovision.keypoints.objectives import Objective, Repeatability
 from robovision.keypoints.pairs import draw_pairs, read_folder
@@ -39,6 +42,9 @@ def make_objective(config: StrekConfig) -> Objective:
 
     assert config.detector_weights is not None
     detector = Detector(config.detector)
+    trained = saved_options(config.detector_weights)
+    if trained not in (None, config.detector):
+        raise UsageError(f"{config.detector_weights} is of {trained}: give the same --detector options")
     weights.assign(detector, weights.load_floats(config.detector_weights), str(config.detector_weights))
     return Description(Descriptor(), detector.eval().exported(), config.sampling, half)
 
@@ -93,7 +99,8 @@ class Training:
 
     def _conclude(self, metrics: list[Metric]) -> list[Metric]:
         half = _half(self.module.state_dict())
-        checksum = weights.save(self.run.path / f"{self.config.part}.safetensors", half)
+        about = {ABOUT: json.dumps(dataclasses.asdict(self.config.detector))} if self.config.part == "detector" else {}
+        checksum = weights.save(self.run.path / f"{self.config.part}.safetensors", half, about)
         if self.config.detector_weights is not None:
             descriptor = self.run.path / "descriptor.safetensors"
             checksum = join(self.config.detector_weights, descriptor, self.run.path / "strek.safetensors")
@@ -109,7 +116,7 @@ def join(detector: Path, descriptor: Path, out: Path) -> str:
     """
     parts = {"detector": detector, "descriptor": descriptor}
     both = {f"{part}.{k}": v for part, path in parts.items() for k, v in _half(weights.load_floats(path)).items()}
-    return weights.save(out, both)
+    return weights.save(out, both, weights.about(detector))
 
 
 def _half(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
