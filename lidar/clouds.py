@@ -28,7 +28,7 @@ DAMAGED = (ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile, 
 """What reading an NPZ file raises if single bytes of it are wrong."""
 
 
-def read_cloud(path: Path) -> PointCloud:
+def read_cloud(path: str | Path) -> PointCloud:
     """The cloud in a file `.bin` (KITTI), `.pcd.bin` (nuScenes), `.feather` (Argoverse 2), `.pcd`, `.ply` or `.npz`.
 
     Points with NaN or infinite coordinates stand for no return: they are left out, with a warning.
@@ -36,10 +36,11 @@ def read_cloud(path: Path) -> PointCloud:
     Raises:
         UsageError: naming the file, if its ending is unknown, it can't be read, is cut off or not of its format.
     """
+    path = Path(path)
     return _format(path)[0](path)
 
 
-def write_cloud(path: Path, cloud: PointCloud) -> None:
+def write_cloud(path: str | Path, cloud: PointCloud) -> None:
     """Write a cloud in the format that the end of the name chooses, as `read_cloud`.
 
     What a format has no room for is left out: KITTI keeps intensity, nuScenes intensity and ring, Argoverse 2 all of
@@ -49,6 +50,7 @@ def write_cloud(path: Path, cloud: PointCloud) -> None:
     Raises:
         UsageError: if the ending is unknown or the file can't be written.
     """
+    path = Path(path)
     _format(path)[1](path, cloud)
 
 

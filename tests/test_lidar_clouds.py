@@ -55,7 +55,7 @@ def test_binary_round_trips_keep_what_there_is_room_for(tmp_path: Path) -> None:
     given = random_cloud()
     assert given.intensity is not None
     write_cloud(tmp_path / "a.bin", given)
-    kitti = read_cloud(tmp_path / "a.bin")
+    kitti = read_cloud(str(tmp_path / "a.bin"))
     assert same(kitti.xyz, given.xyz)
     assert same(kitti.intensity, given.intensity)
     assert kitti.ring is kitti.time is None
