@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def check(config: TrainConfig, folder: Path) -> None:
     differing = differences(shapes, task_shapes(config))
     if differing:
         raise UsageError(f"the demonstrations in {folder} don't fit {config.task}: {'; '.join(differing)}")
+
+
+def follow(config: TrainConfig, data: Path | None) -> TrainConfig:
+    """The config, with the folder that its demonstrations were moved to if the one that it has is gone.
+
+    Raises:
+        UsageError: as `check`.
+    """
+    if config.data is None or data is None or config.data.exists() or config.data == data.resolve():
+        return config
+    moved = dataclasses.replace(config, data=data.resolve())
+    check(moved, data)
+    return moved
 
 
 def _check_record(config: TrainConfig, folder: Path, about: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from robovision import recorded
 from robovision.agents.config import TrainConfig
+from robovision.agents.data import follow
 from robovision.agents.train import Training, create, resolve
 from robovision.envs.ray_pool import cluster
 from robovision.errors import UsageError
@@ -28,11 +29,14 @@ def finish(path: Path, config: TrainConfig) -> None:
         run = create(path, config)
     else:
         run = Run.open(path)
-        before = _by_name(run.config(TrainConfig))
+        began = _by_name(run.config(TrainConfig))
+        before = follow(began, config.data)
         config = dataclasses.replace(config, workers=before.workers, threads=before.threads)
         changed = differences(before, config)
         if changed:
             raise UsageError(f"{path} holds a run of other options; choose another --out\n  " + "\n  ".join(changed))
+        if before != began:
+            run.amend(before, differences(began, before))
     if (path / "results.json").exists():
         return
     with run.lock():

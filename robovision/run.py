@@ -303,7 +303,7 @@ def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
         if dataclasses.is_dataclass(old):
             lines += differences(old, new, f"{prefix}{entry.name}.")
         elif old != new:
-            lines.append(f"--{prefix}{entry.name}: {old} -> {new}".replace("_", "-"))
+            lines.append(f"--{prefix}{entry.name}".replace("_", "-") + f": {old} -> {new}")
     return lines
 
 

@@ -25,6 +25,7 @@ from robovision.envs.demos import collect
 from robovision.envs.registry import EnvOptions
 from robovision.errors import UsageError
 from robovision.lidar.detectors.train_options import TrainOptions
+from robovision.run import Run
 from tests.helpers import TINY
 
 NAME = "vit-tiny-sim"
@@ -121,6 +122,29 @@ def test_a_run_goes_on_and_is_used_under_another_installation(
     (path / "run.json").write_text(json.dumps(content))
     finish(path, config)
     robovision.agents.load(path)
+
+
+def test_a_run_goes_on_with_demonstrations_that_were_moved(
+    tmp_path: Path, config: TrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert config.data is not None
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
+    shutil.copytree(config.data, first)
+    shutil.copytree(config.data, second)
+    path, encoder = tmp_path / "run", EncoderOptions("cnn", adapter="none")
+    begun = dataclasses.replace(config, data=first, encoder=encoder)
+    create(path, resolve(begun))
+    assert main(["train", "--resume", str(path), "--data", str(second)]) == 2
+    assert f"--data: {first} -> {second}" in capsys.readouterr().err
+    shutil.rmtree(first)
+    assert main(["train", "--resume", str(path), "--data", str(second), "--seed", "9"]) == 2
+    assert "--data" not in capsys.readouterr().err
+    assert Run.open(path).config(TrainConfig).data == first
+    assert main(["train", "--resume", str(path), "--data", str(second)]) == 0
+    second.rename(third)
+    finish(path, dataclasses.replace(begun, data=third))
+    written = json.loads((path / "run.json").read_text())
+    assert written["changes"] == [f"--data: {first} -> {second}", f"--data: {second} -> {third}"]
 
 
 def test_other_weights_of_the_name_are_said_but_a_run_that_has_its_own_needs_none(

@@ -55,7 +55,8 @@ class Train:
     """The run folder; by default a new one under runs/."""
     resume: Path | None = None
     """Continue the run in this folder; the other options must not differ from the run's. Not even more epochs: over
-    those of the run the learning rate falls to 0. (`robovision rl` takes more steps.)"""
+    those of the run the learning rate falls to 0. (`robovision rl` takes more steps.) But --data may say where the
+    demonstrations are if they were moved."""
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,19 @@ def _train(options: Train) -> int:
 def _run(options: Train) -> tuple[Run, TrainConfig]:
     """The run folder, which the first of several processes makes, and its config."""
     from robovision.agents import distributed
+    from robovision.agents.data import follow
     from robovision.agents.train import create, resolve
 
     if options.resume is not None:
         run = Run.open(options.resume)
-        config = run.config(TrainConfig)
-        check_resumed(differences(config, options.config), options.out)
+        asked = options.config
+        began = run.config(TrainConfig)
+        config = follow(began, asked.data)
+        if asked.data is not None:
+            asked = dataclasses.replace(asked, data=asked.data.resolve())
+        check_resumed(differences(config, asked), options.out)
+        if config != began and distributed.rank() == 0:
+            run.amend(config, differences(began, config))
         return run, config
     config = resolve(options.config)
     path = Path(distributed.agree(str(options.out or _new_folder(Path("runs"), config.task, config.seed))))
