@@ -69,7 +69,9 @@ class ClonedAgent(Agent):
     def _check(self, observations: Observation) -> tuple[Tensor, Tensor]:
         """Images and proprioception, or UsageError if they are not what the policy was trained on."""
         if "pixels" not in observations:
-            raise UsageError(f"the policy sees pixels, and the observation holds {', '.join(observations)}")
+            raise UsageError(
+                f"the policy sees pixels, and the observation holds {', '.join(observations) or 'nothing'}"
+            )
         pixels = np.asarray(observations["pixels"])
         wanted = (3, self.size, self.size)
         if pixels.shape[1:] != wanted or pixels.dtype != np.uint8:

@@ -43,6 +43,9 @@ def interquartile_mean(runs: Sequence[Array]) -> Array:
 def metric(name: str, scores: Sequence[Array], statistic: Statistic = mean, resamples: int = RESAMPLES) -> Metric:
     """A statistic of all runs with its 95 % percentile interval; `count` is the number of runs.
 
+    A single episode of each task has no interval. Where all episodes of a task score alike, the draws know of no other
+    score, and the interval is narrower than it should be: without width if that is so of all tasks.
+
     Args:
         name: of the metric.
         scores: by task, [seeds, episodes].
@@ -54,12 +57,15 @@ def metric(name: str, scores: Sequence[Array], statistic: Statistic = mean, resa
     """
     if not scores or any(task.ndim != 2 or not task.size for task in scores):
         raise ValueError(f"{name}: scores must be [seeds, episodes], got {[task.shape for task in scores]}")
+    value = float(statistic([task.mean(1) for task in scores]))
+    count = sum(len(task) for task in scores)
+    if all(task.size == 1 for task in scores):
+        return Metric(name, value, "1", count=count)
     random = np.random.default_rng(0)
     drawn = statistic([_resample(task, resamples, random) for task in scores])
-    value = float(statistic([task.mean(1) for task in scores]))
     tail = 50 * (1 - CONFIDENCE)
     low, high = (float(end) for end in np.percentile(drawn, [tail, 100 - tail]))
-    return Metric(name, value, "1", min(low, value), max(high, value), CONFIDENCE, sum(len(task) for task in scores))
+    return Metric(name, value, "1", min(low, value), max(high, value), CONFIDENCE, count)
 
 
 def _resample(task: Array, resamples: int, random: np.random.Generator) -> Array:

@@ -68,7 +68,7 @@ def test_tables_say_what_the_cells_reached_and_which_are_missing(out: Path) -> N
     assert rows["dmc/walker-walk"] == ["", "50 (50)"]
     assert "fine-tuned + CoIn minus fine-tuned, last checkpoint: +50.0 (" in text
     assert "fine-tuned + CoIn minus fine-tuned, best checkpoint: +25.0 (" in text
-    assert "1 pairs of cells" in text
+    assert "1 pair of cells" in text
     missing = text.splitlines()[-1]
     assert missing.startswith("Missing cells (task, method, seeds): dmc/walker-walk fine-tuned 0,1; metaworld/hammer")
     assert missing.endswith("metaworld/hammer coin 1; dmc/walker-walk coin 1.")

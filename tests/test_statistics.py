@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from robovision.agents import statistics
 from robovision.agents.evaluate import Judged, Outcome
 from robovision.agents.report import episode_scores, together
+from robovision.bench.control import _percent, _signed
+from robovision.bench.control_chart import draw
 from robovision.errors import UsageError
 
 
@@ -66,3 +70,13 @@ def test_returns_and_scores_have_intervals() -> None:
     assert total.low is not None
     assert total.high is not None
     assert total.low < total.value < total.high
+
+
+def test_one_episode_has_no_interval(tmp_path: Path) -> None:
+    score, total = judged([None], score=0.5).metrics()
+    assert (score.value, score.low, score.high, score.confidence, score.count) == (0.5, None, None, None, 1)
+    assert str(total) == "1 reward (n = 1)"
+    one = statistics.metric("one minus other", [np.array([[-0.25]])])
+    draw(tmp_path / "one.png", {"one": {"a": np.array([[0.5]]), "b": np.array([[0.25]])}})
+    assert (tmp_path / "one.png").read_bytes().startswith(b"\x89PNG")
+    assert (_percent(one), _signed(one)) == ("-25.0", "-25.0, 1 pair of cells")

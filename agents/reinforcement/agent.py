@@ -82,7 +82,8 @@ class ReinforcedAgent(Agent):
         for name, space in self.space.spaces.items():
             assert isinstance(space, spaces.Box)
             if name not in observations:
-                raise UsageError(f"the policy observes {name}, and the observation holds {', '.join(observations)}")
+                held = ", ".join(observations) or "nothing"
+                raise UsageError(f"the policy observes {name}, and the observation holds {held}")
             found = observations[name]
             if found.shape[1:] != space.shape or found.dtype != space.dtype:
                 raise UsageError(

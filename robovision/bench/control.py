@@ -248,18 +248,18 @@ def _numbers(result: Result) -> list[float]:
 
 
 def _percent(metric: Metric) -> str:
-    """In percent, with its interval.
+    """In percent, with its interval if it has one.
 
     >>> _percent(Metric("success", 0.5, "1", 0.25, 0.75, 0.95, 3))
     '50.0 (25.0 to 75.0)'
     """
-    assert metric.low is not None
-    assert metric.high is not None
+    if metric.low is None or metric.high is None:
+        return f"{100 * metric.value:.1f}"
     return f"{100 * metric.value:.1f} ({100 * metric.low:.1f} to {100 * metric.high:.1f})"
 
 
 def _signed(metric: Metric) -> str:
-    assert metric.low is not None
-    assert metric.high is not None
-    interval = f"{100 * metric.low:+.1f} to {100 * metric.high:+.1f}"
-    return f"{100 * metric.value:+.1f} ({interval}), {metric.count} pairs of cells"
+    ends = ""
+    if metric.low is not None and metric.high is not None:
+        ends = f" ({100 * metric.low:+.1f} to {100 * metric.high:+.1f})"
+    return f"{100 * metric.value:+.1f}{ends}, {metric.count} pair{'' if metric.count == 1 else 's'} of cells"

@@ -51,7 +51,7 @@ def _method(axes: Axes, title: str, colour: str, groups: Mapping[float, Sequence
     """One method's marks, at their places along the axis."""
     found = {place: statistics.metric(title, group) for place, group in groups.items()}
     values = np.array([100 * metric.value for metric in found.values()])
-    ends = 100 * np.array([[metric.low, metric.high] for metric in found.values()], np.float64).T
+    ends = 100 * np.array([[metric.low, metric.high] for metric in found.values()], np.float64).T  # None: NaN, no bar
     axes.errorbar([*found], values, abs(ends - values), fmt="o", capsize=3, color=colour, label=title)
     for place, group in groups.items():
         for values in group if len(group) == 1 else []:
