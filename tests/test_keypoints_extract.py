@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -97,6 +98,12 @@ def test_every_form_of_an_image_gives_the_same_keypoints() -> None:
 )
 def test_images_that_are_none_are_refused(image: Array, message: str) -> None:
     with pytest.raises(ValueError, match=message):
+        keypoints.load("orb").extract(image)
+
+
+@pytest.mark.parametrize("image", ["photograph.png", [[0.5]], Image.new("L", (9, 9))])
+def test_what_is_no_array_is_refused_with_the_remedy(image: Any) -> None:
+    with pytest.raises(ValueError, match=r"must be a NumPy array or a tensor, got a .*; pixels\.read_grey"):
         keypoints.load("orb").extract(image)
 
 

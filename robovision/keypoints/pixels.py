@@ -31,7 +31,7 @@ def grey(image: Array | Tensor) -> Array:
     if isinstance(image, np.ndarray):
         array, layout = image, "[H, W] or [H, W, C]"
     else:
-        array, layout = image.detach().cpu().numpy(), "[H, W] or [C, H, W]"
+        array, layout = _of_tensor(image), "[H, W] or [C, H, W]"
         array = np.moveaxis(array, 0, -1) if array.ndim == 3 else array
     shape = list(image.shape)
     if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 2, 3, 4)):
@@ -72,6 +72,15 @@ def read_grey(path: Path) -> Array:
         return grey(array)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
+
+
+def _of_tensor(image: object) -> Array:
+    import torch
+
+    if not isinstance(image, torch.Tensor):
+        remedy = "pixels.read_grey(path) reads a file, np.asarray(image) takes one of Pillow's"
+        raise ValueError(f"an image must be a NumPy array or a tensor, got a {type(image).__name__}; {remedy}")
+    return np.asarray(image.detach().cpu().numpy())
 
 
 def _unit_range(array: Array) -> Array:
