@@ -69,12 +69,17 @@ def load(
             damaged one.
     """
     opened = Run.open(_folder(run))
-    if opened.job not in LOADERS:
-        raise UsageError(f"{run} is a run of `robovision {opened.job}`, which trains no policy")
+    require_policy(opened)
     module, name = LOADERS[opened.job].split(":")
     loader: Callable[[Run, str, Device, bool], Agent] = getattr(importlib.import_module(module), name)
     where = resolve_device(device)
     return loader(opened, str(checkpoint), where, resolve_precision(precision, where) == "bfloat16")
+
+
+def require_policy(run: Run) -> None:
+    """Raise UsageError unless the run is of a kind that trains a policy."""
+    if run.job not in LOADERS:
+        raise UsageError(f"{run.path} is a run of `robovision {run.job}`, which trains no policy")
 
 
 def _folder(run: Path | str) -> Path:

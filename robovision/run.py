@@ -114,11 +114,11 @@ class Run:
         return run
 
     @classmethod
-    def open(cls, path: Path) -> Run:
-        """The run in this folder.
+    def open(cls, path: Path, job: str = "") -> Run:
+        """The run in this folder, of this job if one is named.
 
         Raises:
-            UsageError: if it is none, saying what was looked for.
+            UsageError: if it is none, saying what was looked for; if it is of another job.
         """
         file = path / "run.json"
         if not file.is_file():
@@ -132,6 +132,11 @@ class Run:
             raise UsageError(f"{file} is damaged: {error!r}") from error
         if version != FORMAT:
             raise UsageError(f"{path} has run format {version}; this version of robovision reads format {FORMAT}")
+        if job not in ("", run.job):
+            raise UsageError(
+                f"{path} is a run of `robovision {run.job}`, not of `robovision {job}`: "
+                f"it goes on with robovision {run.job} --resume {path}"
+            )
         return run
 
     def config(self, kind: type[Config]) -> Config:

@@ -403,6 +403,8 @@ def test_a_shut_gate_stays_shut() -> None:
         ({"normalise": ("proprioceptive",)}, "nearest: proprioception"),
         ({"learning": Learning(lr=0)}, "learning.lr must be positive, got 0"),
         ({"replay": Replay(shift=-1)}, "replay.shift must not be negative"),
+        ({"steps": 12}, r"the first 12 actions are at random \(--replay.warm-up\), and there are 12 in all"),
+        ({"options": ("learning_starts=9",)}, "learning_starts is said by --replay.warm-up"),
         ({"steps": 0}, "steps must be positive, got 0"),
     ],
 )

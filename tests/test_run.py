@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from robovision.agents.config import TrainConfig
+from robovision.cli import main
 from robovision.errors import UsageError
 from robovision.run import Checkpoint, Run, differences
 from robovision.types import Metric
@@ -48,6 +49,18 @@ def test_no_run_says_what_was_looked_for(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(UsageError, match="is damaged"):
         Run.open(tmp_path)
+
+
+def test_a_run_of_another_job_says_what_goes_on_with_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = str(make_run(tmp_path / "run").path)
+    for command in (["rl"], ["lidar", "train"], ["keypoints", "train"], ["pretrain", "mae"], ["pretrain", "lidar"]):
+        assert main([*command, "--resume", path]) == 2
+        said = f"a run of `robovision train`, not of `robovision {' '.join(command)}`: it goes on with robovision train"
+        assert said in capsys.readouterr().err
+    mae = Run.create(tmp_path / "mae", "pretrain mae", TINY, space=0)
+    assert main(["train", "--resume", str(mae.path)]) == 2
+    assert main(["evaluate", str(mae.path)]) == 2
+    assert "which trains no policy" in capsys.readouterr().err
 
 
 def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ SAID = {
     "gamma": "--learning.gamma",
     "n_steps": "--replay.n-steps or --rollout.steps",
     "buffer_size": "--replay.size",
+    "learning_starts": "--replay.warm-up",
     "train_freq": "--envs and --replay.updates",
     **{f"replay_buffer_{part}": "--replay.n-steps and --replay.shift" for part in ("class", "kwargs")},
 }
@@ -102,7 +103,7 @@ def parse_options(config: RLConfig) -> dict[str, Any]:
         if name in SAID:
             raise UsageError(f"{name} is said by {SAID[name]}, on which more depends: leave it out of --options")
         if name not in takes:
-            raise unknown(f"option of {config.algorithm}", name, takes)
+            raise unknown(f"option of {config.algorithm}", name, [each for each in takes if each not in SAID])
         parsed[name] = _value(value)
     return parsed
 

@@ -49,6 +49,7 @@ from robovision.encoders.checkpoints import find_weights, load_pretrained
 from robovision.encoders.names import find_spec
 from robovision.encoders.vit import ViT
 from robovision.envs.registry import resolve as resolve_env
+from robovision.errors import UsageError
 from robovision.files import write_atomically
 from robovision.lidar.detectors.models import make_config
 from robovision.lidar.pretraining.files import assign_backbone
@@ -66,9 +67,15 @@ def resolve(config: RLConfig) -> RLConfig:
     """The config with every `auto` and 0 replaced by what it means on this machine.
 
     Raises:
-        UsageError: for an option that the algorithm does not take, for weights that don't fit, or a missing device.
+        UsageError: for an option that the algorithm does not take, for weights that don't fit, or a missing device;
+            if all actions were at random, so that nothing would be learnt.
     """
     parse_options(config)
+    if config.algorithm != "ppo" and config.replay.warm_up >= config.steps:
+        raise UsageError(
+            f"nothing would be learnt: the first {config.replay.warm_up:,} actions are at random (--replay.warm-up), "
+            f"and there are {config.steps:,} in all (--steps)"
+        )
     encoder = config.encoder
     if encoder.weights is not None or find_spec(encoder.name).needs_weights:
         path = find_weights(encoder.name) if encoder.weights is None else recorded.locate(encoder.weights)

@@ -143,7 +143,9 @@ def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
     path = resumed_path(arguments)
     if path is None:
         return arguments, Train()
-    return arguments, dataclasses.replace(Train(), options=Run.open(path).config(TrainOptions), resume=path)
+    return arguments, dataclasses.replace(
+        Train(), options=Run.open(path, "lidar train").config(TrainOptions), resume=path
+    )
 
 
 COMMANDS = {

@@ -93,7 +93,9 @@ def _run(options: Train) -> tuple[Run, StrekConfig]:
 def _prepare(arguments: list[str]) -> tuple[list[str], Train]:
     """The defaults of `keypoints train`: with --resume, those of the run."""
     path = resumed_path(arguments)
-    return arguments, Train() if path is None else Train(config=Run.open(path).config(StrekConfig), resume=path)
+    return arguments, Train() if path is None else Train(
+        config=Run.open(path, "keypoints train").config(StrekConfig), resume=path
+    )
 
 
 COMMANDS = {

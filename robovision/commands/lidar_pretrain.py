@@ -90,7 +90,7 @@ def _prepare(arguments: list[str]) -> tuple[list[str], PretrainLidar]:
     path = resumed_path(arguments)
     if path is None:
         return arguments, PretrainLidar()
-    return arguments, PretrainLidar(Run.open(path).config(PretrainOptions), resume=path)
+    return arguments, PretrainLidar(Run.open(path, "pretrain lidar").config(PretrainOptions), resume=path)
 
 
 COMMANDS = {"pretrain lidar": Command(PretrainLidar, PRETRAIN, _pretrain, _prepare)}

@@ -162,6 +162,9 @@ def _evaluate(options: Evaluate) -> int:
 
 def _trial(run: Run, options: Evaluate) -> TrainConfig | RLConfig:
     """The run's config with the episodes that are asked for."""
+    from robovision.agents.agent import require_policy
+
+    require_policy(run)
     config = run.config(RLConfig) if run.job == "rl" else run.config(TrainConfig)
     return dataclasses.replace(
         config,
@@ -181,7 +184,7 @@ def _defaults(arguments: Sequence[str]) -> Train:
     """The defaults of `train`: with --resume, those of the run, else those that fit the encoder that is named."""
     path = resumed_path(arguments)
     if path is not None:
-        return Train(config=Run.open(path).config(TrainConfig), resume=path)
+        return Train(config=Run.open(path, "train").config(TrainConfig), resume=path)
     usual = TrainConfig()
     encoder, env = choose(arguments, usual.encoder, usual.env)
     return Train(config=dataclasses.replace(usual, encoder=encoder, env=env))

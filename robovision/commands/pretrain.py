@@ -186,7 +186,7 @@ def _summary(job: MaeJob, path: Path, metrics: Sequence[Metric], seconds: float)
 def _prepare(arguments: list[str]) -> tuple[list[str], Mae]:
     """The defaults of `pretrain mae`: with --resume, those of the run."""
     path = resumed_path(arguments)
-    return arguments, Mae() if path is None else Mae(job=Run.open(path).config(MaeJob), resume=path)
+    return arguments, Mae() if path is None else Mae(job=Run.open(path, "pretrain mae").config(MaeJob), resume=path)
 
 
 COMMANDS = {"pretrain mae": Command(Mae, MAE, _mae, _prepare)}

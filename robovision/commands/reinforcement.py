@@ -112,7 +112,7 @@ def _defaults(arguments: Sequence[str]) -> Reinforce:
     """The defaults of `rl`: with --resume, those of the run, else those that fit the encoder that is named."""
     path = resumed_path(arguments)
     if path is not None:
-        return Reinforce(config=Run.open(path).config(RLConfig), resume=path)
+        return Reinforce(config=Run.open(path, "rl").config(RLConfig), resume=path)
     usual = RLConfig()
     encoder, env = choose(arguments, usual.encoder, usual.env)
     return Reinforce(config=dataclasses.replace(usual, encoder=encoder, env=env))
