@@ -147,6 +147,7 @@ PARTS = {
     "robovision.encoders.base.Encoder": "abstract",
     "robovision.encoders.coin.CoIn": "tested inside of a ViT",
     "robovision.encoders.coin.DeformableAttention": "CoIn's",
+    "robovision.encoders.coin.Rectify": "ReLU, CoIn's",
     "robovision.encoders.dualtoken.": "DualToken-ViT's",
     "robovision.encoders.lookhere.": "LookHere's",
     "robovision.encoders.mae.MaskedAutoencoder": "a loss over a ViT",
